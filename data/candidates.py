@@ -1,0 +1,302 @@
+"""Candidates: which items each request ranks. Drawn once, written once, read by every reranker of a comparison.
+
+    sampled     the relevant items and seeded negatives, never an item of the user's full history; label: sampled
+    retrieved   what the first stage found; what it missed is not put in
+    full        the whole catalogue; of the first stage only its best 100 are kept
+    file        lists made elsewhere: parquet with columns phase, request (user id), candidates (list of item ids)
+
+The file is `<cache>/candidates/<hash of data, protocol and candidates>.parquet`, in original ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from data.dataset import Dataset, Ragged, Relevance, Requests
+from data.errors import UserError
+from data.files import existing, file_sha256
+from data.keys import SHUFFLE, SUBSET, TIES, keys
+from data.progress import bar
+from data.ranking import best, composite, mask_seen
+from data.retrievers import EASE, Retriever
+from data.splits import Phase, Split
+
+KEPT = 100  # items kept of a full ranking
+MODES = ("sampled", "retrieved", "full", "file")
+
+
+@dataclass
+class Candidates:
+    mode: str = "retrieved"
+    size: int = 50
+    retriever: Retriever = field(default_factory=EASE)
+    seed: int = 0  # sampling, presentation and ties; the same in a whole comparison
+    presentation: str = "shuffled"  # first_stage: an ablation, its order leaks the first stage's rank
+    negatives: str = "uniform"  # or popularity
+    path: str | None = None  # of mode file
+
+    def __post_init__(self) -> None:
+        for key, value, allowed in (
+            ("mode", self.mode, MODES),
+            ("presentation", self.presentation, ("shuffled", "first_stage")),
+            ("negatives", self.negatives, ("uniform", "popularity")),
+        ):
+            if value not in allowed:
+                raise UserError(f"candidates.{key}={value} is not allowed; choose {' or '.join(allowed)}")
+        if self.size < 2:
+            raise UserError(f"candidates.size={self.size} is out of range; it must be at least 2")
+        if (self.mode == "file") != (self.path is not None):
+            raise UserError("candidates.path is the file of candidates=file; give both or neither")
+
+    @property
+    def labels(self) -> list[str]:
+        """What must stand beside every number made with these candidates."""
+        labels = {
+            "sampled": [f"sampled metrics: the relevant items among {self.size} candidates, {self.negatives} negatives"],
+            "retrieved": [],
+            "full": [],
+            "file": [f"candidates from {Path(self.path or '').name}"],
+        }[self.mode]
+        if self.presentation == "first_stage" and self.mode != "full":
+            labels.append("ablation: candidates presented in first-stage order")
+        return labels
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The two phases as a reranker and as evaluation see them."""
+
+    validation: Requests
+    validation_relevance: Relevance
+    test: Requests
+    test_relevance: Relevance
+    sha256: str  # of the candidate file
+    path: Path
+
+
+def prepare(
+    dataset: Dataset,
+    split: Split,
+    candidates: Candidates,
+    cache: Path,
+    identity: str,
+    filter_seen: bool = True,
+    refit_on_validation: bool = False,
+    max_requests: int | None = None,
+    max_validation_requests: int | None = None,
+) -> Prepared:
+    """Reads the candidate file, writing it first if it is not there. `identity` hashes all that it depends on."""
+    phases = {
+        "validation": subset(split.validation, max_validation_requests, candidates.seed),
+        "test": subset(split.test, max_requests, candidates.seed),
+    }
+    path = cache / "candidates" / f"{identity}.parquet"
+    if candidates.mode == "file":
+        path = existing(Path(str(candidates.path)), "candidates.path")
+    elif not path.exists():
+        if candidates.mode != "full" and candidates.size > len(dataset.catalog):
+            raise UserError(
+                f"candidates.size={candidates.size} exceeds the catalogue's {len(dataset.catalog)} items; "
+                "choose a smaller size or candidates=full"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                _write(path, dataset, split, phases, candidates, filter_seen, refit_on_validation)
+    requests = _read(path, dataset, phases, candidates)
+    return Prepared(
+        requests["validation"],
+        Relevance(phases["validation"].relevant),
+        requests["test"],
+        Relevance(phases["test"].relevant),
+        file_sha256(path),
+        path,
+    )
+
+
+def subset(phase: Phase, limit: int | None, seed: int) -> Phase:
+    """A seeded choice of `limit` requests, in the phase's order."""
+    if limit is None or limit >= len(phase.ids):
+        return phase
+    chosen = np.argsort(keys(seed, SUBSET, phase.ids, np.zeros(1))[:, 0])[:limit]
+    return phase.take(np.sort(chosen))
+
+
+def _write(
+    path: Path,
+    dataset: Dataset,
+    split: Split,
+    phases: dict[str, Phase],
+    candidates: Candidates,
+    filter_seen: bool,
+    refit_on_validation: bool,
+) -> None:
+    n_items = len(dataset.catalog)
+    columns: dict[str, list[np.ndarray]] = {"phase": [], "request": [], "lengths": [], "items": [], "scores": []}
+    for name, phase in phases.items():
+        refit = refit_on_validation and name == "test"
+        training = split.with_validation_in_train().train if refit else split.train
+        candidates.retriever.fit(training.histories, n_items)
+        if candidates.mode == "sampled":
+            items = sample(dataset, phase, training.histories, candidates)
+            scores = score_lists(candidates.retriever, phase.histories, items)
+        else:
+            width = min(KEPT, n_items) if candidates.mode == "full" else candidates.size
+            items, scores = retrieve(candidates.retriever, phase, width, filter_seen, candidates.seed)
+        if candidates.mode != "full":
+            items, scores = present(phase.ids, items, scores, candidates)
+        found = items >= 0
+        columns["phase"].append(np.repeat(name, len(items)))
+        columns["request"].append(dataset.user_id[phase.ids])
+        columns["lengths"].append(found.sum(axis=1))
+        columns["items"].append(dataset.catalog.id[items[found]])
+        columns["scores"].append(scores[found])
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    offsets = pa.array(np.concatenate([[0], np.cumsum(joined["lengths"])]), type=pa.int32())
+    table = pa.table(
+        {
+            "phase": pa.array(joined["phase"].astype(object)),
+            "request": pa.array(joined["request"]),
+            "candidates": pa.ListArray.from_arrays(offsets, pa.array(joined["items"], type=pa.string())),
+            "first_stage_scores": pa.ListArray.from_arrays(offsets, pa.array(joined["scores"], type=pa.float32())),
+        }
+    )
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(table, partial)
+    partial.replace(path)
+
+
+def retrieve(
+    retriever: Retriever, phase: Phase, width: int, filter_seen: bool, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first stage's best `width` items of each request, best first, and their scores: [R, width] each, -1 padded.
+
+    Items of the history are left out with `filter_seen`, except a target that repeats one.
+    """
+    items = np.full((len(phase.ids), width), -1, dtype=np.int32)
+    values = np.full((len(phase.ids), width), -np.inf, dtype=np.float32)
+    for rows, dense in bar(list(retriever.slices(phase.histories)), "retrieving") if len(phase.ids) else []:
+        part = phase.take(np.arange(len(phase.ids))[rows])
+        dense = np.array(dense, dtype=np.float32)
+        if filter_seen:
+            mask_seen(dense, part.histories, part.relevant)
+        items[rows], values[rows] = best(dense, part.ids, width, seed)
+    return items, values
+
+
+def sample(dataset: Dataset, phase: Phase, training: Ragged, candidates: Candidates) -> np.ndarray:
+    """[R, size] int32: the relevant items (at most size - 1, the rest count as missed), then seeded negatives.
+
+    Negatives are drawn without replacement, uniformly or by training popularity (an item never seen weighs as one
+    interaction), by the largest Gumbel-perturbed log-weights; no item of the user's full sequence is one.
+    """
+    n_items, size = len(dataset.catalog), candidates.size
+    everything = dataset.sequences.take(phase.ids)
+    shortest = n_items - int(everything.lengths.max(initial=0))
+    if shortest < size - 1:
+        raise UserError(
+            f"candidates.size={size} needs {size - 1} negatives, but a user has only {shortest} items outside the "
+            "history; choose a smaller size"
+        )
+    popularity = np.maximum(np.bincount(training.values, minlength=n_items), 1)
+    weight = np.log(popularity) if candidates.negatives == "popularity" else np.zeros(n_items)
+    rng = np.random.default_rng(candidates.seed)
+    out = np.full((len(phase.ids), size), -1, dtype=np.int32)
+    for start in bar(range(0, len(out), 1024), "sampling"):
+        rows = np.arange(start, min(start + 1024, len(out)))
+        score = (weight + rng.gumbel(size=(len(rows), n_items))).astype(np.float32)
+        own = everything.take(rows)
+        score[own.row_of_value, own.values] = -np.inf
+        relevant = phase.relevant.take(rows)
+        place = np.arange(len(relevant.values)) - np.repeat(relevant.offsets[:-1], relevant.lengths)
+        first = place < size - 1
+        score[relevant.row_of_value[first], relevant.values[first]] = np.inf
+        top = np.argpartition(-score, size - 1, axis=1)[:, :size]
+        out[rows] = np.sort(top, axis=1)  # by row number, which is random: no place is the target's
+    return out
+
+
+def score_lists(retriever: Retriever, histories: Ragged, items: np.ndarray) -> np.ndarray:
+    """The first stage's scores of given lists, float32 [R, N]."""
+    out = np.empty(items.shape, dtype=np.float32)
+    for rows, dense in retriever.slices(histories):
+        out[rows] = np.take_along_axis(dense, np.maximum(items[rows], 0), axis=1)
+    return out
+
+
+def present(
+    ids: np.ndarray, items: np.ndarray, scores: np.ndarray, candidates: Candidates
+) -> tuple[np.ndarray, np.ndarray]:
+    """Puts candidates into the order in which a reranker meets them; padding stays last."""
+    stream = SHUFFLE if candidates.presentation == "shuffled" else TIES
+    key = keys(candidates.seed, stream, ids, items)
+    if candidates.presentation == "first_stage":
+        key = ~composite(np.where(np.isneginf(scores), np.finfo(np.float32).min, scores), key)
+    key[items < 0] = np.iinfo(np.uint64).max
+    order = np.argsort(key, axis=1)
+    return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+def _read(path: Path, dataset: Dataset, phases: dict[str, Phase], candidates: Candidates) -> dict[str, Requests]:
+    try:
+        table = pq.read_table(path).to_pandas()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is not a parquet file ({error}); delete it or give another candidates.path") from None
+    for column in ("phase", "request", "candidates"):
+        if column not in table:
+            raise UserError(f"{path} has no column {column}; it needs phase, request and candidates")
+    return {
+        name: _requests(path, table[table["phase"] == name], name, dataset, phase, candidates)
+        for name, phase in phases.items()
+    }
+
+
+def _requests(
+    path: Path, table: pd.DataFrame, name: str, dataset: Dataset, phase: Phase, candidates: Candidates
+) -> Requests:
+    wanted = pd.Index(table["request"].astype(str)).get_indexer(pd.Index(dataset.user_id[phase.ids]))
+    if (wanted < 0).any():
+        missing = dataset.user_id[phase.ids[np.argmin(wanted)]]
+        raise UserError(f"{path} has no {name} candidates for user {missing}; every request needs a list")
+    lists = table["candidates"].to_numpy()[wanted]
+    lengths = np.array([len(row) for row in lists])
+    ids = pd.Index(np.concatenate([np.asarray(row, dtype=object) for row in lists]).astype(str))
+    flat = pd.Index(dataset.catalog.id).get_indexer(ids).astype(np.int32)
+    if (flat < 0).any():
+        at = int(np.argmin(flat))
+        request = dataset.user_id[phase.ids[np.searchsorted(np.cumsum(lengths), at, side="right")]]
+        raise UserError(f"{path}: the candidate {ids[at]!r} of user {request} ({name}) is not in dataset {dataset.name}")
+    if "first_stage_scores" in table:
+        values = np.concatenate(list(table["first_stage_scores"].to_numpy()[wanted])).astype(np.float32)
+    else:  # a list without scores is ranked as it stands
+        values = -np.concatenate([np.arange(length) for length in lengths]).astype(np.float32)
+    inside = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    items = np.full(inside.shape, -1, dtype=np.int32)
+    scores = np.full(inside.shape, -np.inf, dtype=np.float32)
+    items[inside], scores[inside] = flat, values
+    if candidates.mode == "file":
+        _no_repeats(path, items, dataset, phase)
+        items, scores = present(phase.ids, items, scores, candidates)
+    return Requests(
+        catalog=dataset.catalog,
+        ids=phase.ids,
+        histories=phase.histories,
+        candidates=None if candidates.mode == "full" else items,
+        first_stage_items=items,
+        first_stage_values=scores,
+    )
+
+
+def _no_repeats(path: Path, items: np.ndarray, dataset: Dataset, phase: Phase) -> None:
+    ordered = np.sort(items, axis=1)
+    row, column = np.nonzero((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))
+    if len(row):
+        item, user = dataset.catalog.id[ordered[row[0], column[0]]], dataset.user_id[phase.ids[row[0]]]
+        raise UserError(f"{path} lists the candidate {item} of user {user} twice; each may stand once")

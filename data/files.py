@@ -1,0 +1,208 @@
+"""Reading and writing files: hashes, bad rows by line number, write-then-rename, resumable downloads."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data.errors import UserError
+
+READABLE = {"int64": "a whole number", "float64": "a finite number", "str": "a text that is not empty"}
+
+
+def existing(path: Path, key: str) -> Path:
+    if not path.exists():
+        raise UserError(f"{key}={path} does not exist; give an existing path")
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Readers see the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """The text without byte-order mark; an undecodable byte or a NUL is a UserError with its line."""
+    content = path.read_bytes()
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: a NUL byte; is this a text file?")
+    try:
+        return content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not {encoding} text; save the file as {encoding}") from None
+
+
+def read_rows(
+    path: Path, sep: str, columns: dict[str, str], on_bad_row: str, removed: list[str], encoding: str = "utf-8"
+) -> pd.DataFrame:
+    """A headerless table whose first fields are `columns`, one row a line: name -> int64 | float64 | str | any.
+
+    A clean file is parsed in C. Otherwise every line is looked at, so that a bad row (too few fields, a wrong
+    type, not finite) is named by its line number, or counted and left out with `on_bad_row="skip"`. `str` must not
+    be empty, `any` may. Further fields are ignored; empty lines are no rows.
+    """
+    text = read_text(path, encoding)
+    names = list(columns)
+    try:
+        table = pd.read_csv(
+            io.StringIO(text),
+            sep=sep,
+            header=None,
+            usecols=range(len(names)),
+            dtype={i: "str" if kind == "any" else kind for i, kind in enumerate(columns.values())},
+            quoting=csv.QUOTE_NONE,
+            keep_default_na=False,
+            na_values=[""],
+            engine="c",
+        )
+        table.columns = pd.Index(names)
+        free = [name for name, kind in columns.items() if kind == "any"]
+        table[free] = table[free].fillna("")
+        numbers = table.select_dtypes("number")
+        if not (table.isna().any().any() or np.isinf(numbers.to_numpy(np.float64)).any()):
+            return table
+    except (ValueError, OverflowError):
+        pass
+    return _read_line_by_line(path, text, sep, columns, on_bad_row, removed)
+
+
+def _read_line_by_line(
+    path: Path, text: str, sep: str, columns: dict[str, str], on_bad_row: str, removed: list[str]
+) -> pd.DataFrame:
+    parse = {"int64": int, "float64": float, "str": str, "any": str}
+    rows: list[list[Any]] = []
+    skipped = 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        fields = line.rstrip("\r").split(sep)
+        problem = None
+        row: list[Any] = []
+        if len(fields) < len(columns):
+            problem = f"{len(fields)} fields where {len(columns)} are needed ({', '.join(columns)})"
+        else:
+            for (name, kind), value in zip(columns.items(), fields, strict=False):
+                try:
+                    row.append(parse[kind](value))
+                    bad = value == "" if kind == "str" else kind != "any" and not abs(row[-1]) < 2**63
+                except (ValueError, OverflowError):
+                    bad = True
+                if bad:
+                    problem = f"{name} is {value[:40]!r}, not {READABLE[kind]}"
+                    break
+        if problem is None:
+            rows.append(row)
+        elif on_bad_row == "skip":
+            skipped += 1
+        else:
+            raise UserError(
+                f"{path}, line {number}: {problem}; mend the line or pass dataset.on_bad_row=skip to leave such rows out"
+            )
+    if skipped:
+        removed.append(f"{skipped:,} bad rows of {path.name} were left out")
+    table = pd.DataFrame(rows, columns=pd.Index(list(columns)))
+    return table.astype({name: kind for name, kind in columns.items() if kind not in ("str", "any")})
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """JSONL (one object a line) or CSV with a header, by the file's ending."""
+    if path.suffix == ".jsonl":
+        records = []
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+            if not isinstance(record, dict):
+                raise UserError(f"{path}, line {number}: not a JSON object")
+            records.append(record)
+        return records
+    if path.suffix == ".csv":
+        try:
+            return list(csv.DictReader(io.StringIO(read_text(path)), strict=True))
+        except csv.Error as error:
+            raise UserError(f"{path}: not a CSV file ({error})") from None
+    raise UserError(f"{path}: unknown ending {path.suffix!r}; use .jsonl or .csv")
+
+
+def download(url: str, path: Path, progress: Callable[[Iterable[bytes], int], Iterable[bytes]]) -> Path:
+    """Fetches `url` to `path` unless it is there: resumable, atomic, its sha256 recorded beside it and checked after.
+
+    The first download records `<path>.sha256`; a later file with another hash is a UserError. `progress` wraps the
+    iterator over chunks and gets the total number of bytes.
+    """
+    recorded = path.with_name(path.name + ".sha256")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        have = partial.stat().st_size if partial.exists() else 0
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                if answer.status != 206:  # the server sends the whole file
+                    have = 0
+                total = have + int(answer.headers.get("Content-Length", 0))
+                with partial.open("ab" if have else "wb") as file:
+                    for chunk in progress(iter(lambda: answer.read(1 << 16), b""), total):
+                        file.write(chunk)
+        except urllib.error.HTTPError as error:
+            if error.code != 416:  # 416: the partial file is already whole
+                raise UserError(f"{url} answered {error.code}; download it by hand to {path}") from None
+            total = have
+        except OSError as error:
+            raise UserError(
+                f"{url} could not be fetched ({error}); run the command again to continue, or give dataset.path="
+            ) from None
+        if total and partial.stat().st_size != total:
+            raise UserError(
+                f"{url} broke off at {partial.stat().st_size:,} of {total:,} bytes; run again to continue"
+            )
+        if not recorded.exists():
+            write_atomically(recorded, file_sha256(partial) + "\n")
+        elif file_sha256(partial) != recorded.read_text().strip():
+            partial.unlink()
+            raise UserError(f"{url} differs from what was first downloaded ({recorded}); delete that file to accept it")
+        partial.replace(path)
+    if recorded.exists() and file_sha256(path) != recorded.read_text().strip():
+        raise UserError(f"{path} has changed since it was downloaded; delete it to fetch it again")
+    return path

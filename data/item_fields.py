@@ -1,0 +1,88 @@
+"""Enriching any dataset from files made elsewhere: item texts joined by id or title, pictures by file name.
+
+    dataset.item_fields=items.jsonl                                             # fields of the same name, by item_id
+    'dataset.item_fields={path: wiki.csv, on: title, key: movie_title, fields: {wiki_summary: semantic_summary}}'
+    'dataset.item_fields=[{...}, {...}]'                                        # several files
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data.errors import UserError
+from data.files import existing, file_sha256, read_records
+
+TEXT_FIELDS = ("title", "description", "caption", "semantic_summary")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+SETTINGS = {"path", "on", "key", "fields"}
+
+
+def join_item_fields(items: pd.DataFrame, spec: Any, removed: list[str]) -> dict[str, str]:
+    """Fills columns of `items` in place; returns the sha256 of each file read."""
+    hashes = {}
+    for entry in spec if isinstance(spec, list) else [spec]:
+        entry = {"path": entry} if isinstance(entry, str) else dict(entry)
+        if unknown := set(entry) - SETTINGS:
+            raise UserError(f"dataset.item_fields has the unknown key {min(unknown)}; allowed: {', '.join(sorted(SETTINGS))}")
+        if "path" not in entry:
+            raise UserError("dataset.item_fields needs path=, the JSONL or CSV file to join")
+        path = existing(Path(entry["path"]), "dataset.item_fields.path")
+        by = entry.get("on", "id")
+        if by not in ("id", "title"):
+            raise UserError(f"dataset.item_fields.on={by} is not allowed; choose id or title")
+        _join(items, path, by, entry.get("key", "item_id" if by == "id" else "title"), entry.get("fields"), removed)
+        hashes[path.name] = file_sha256(path)
+    return hashes
+
+
+def _join(
+    items: pd.DataFrame, path: Path, by: str, key: str, fields: dict[str, str] | None, removed: list[str]
+) -> None:
+    records = read_records(path)
+    present = {name for record in records for name in record}
+    fields = fields or {name: name for name in (*TEXT_FIELDS, "categories") if name in present}
+    for name in (key, *fields):
+        if name not in present:
+            raise UserError(f"{path} has no field {name}; it has {', '.join(sorted(map(str, present)))}")
+    for target in fields.values():
+        if target not in (*TEXT_FIELDS, "categories"):
+            raise UserError(
+                f"dataset.item_fields maps to {target}, which no item has; choose {', '.join((*TEXT_FIELDS, 'categories'))}"
+            )
+    fold = _fold if by == "title" else str
+    table = {fold(record[key]): record for record in records if record.get(key) is not None}
+    keys = items["title"].map(_fold) if by == "title" else items.index.to_series().astype(str)
+    matched = [table.get(value) for value in keys]
+    found = sum(record is not None for record in matched)
+    if not found:
+        raise UserError(f"{path} matches none of the {len(items):,} items by {by} ({key}); check on= and key=")
+    for name, target in fields.items():
+        old = items[target].tolist()
+        new = [
+            before if record is None or record.get(name) in (None, "") else _value(target, record[name])
+            for before, record in zip(old, matched, strict=True)
+        ]
+        items[target] = pd.Series(new, index=items.index, dtype=object)
+    removed.append(f"{path.name} gave {', '.join(fields.values())} to {found:,} of {len(items):,} items")
+
+
+def _fold(title: Any) -> str:
+    return " ".join(str(title).split()).casefold()
+
+
+def _value(target: str, value: Any) -> Any:
+    if target == "categories":
+        return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def join_images(items: pd.DataFrame, folder: Path, removed: list[str]) -> None:
+    """Gives each item the picture whose file name is its id."""
+    existing(folder, "dataset.images")
+    pictures = {path.stem: str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES}
+    items["image"] = pd.Series([pictures.get(str(i)) for i in items.index], index=items.index, dtype=object)
+    found = int(items["image"].notna().sum())
+    if not found:
+        raise UserError(f"dataset.images={folder} has no picture named by an item id ({', '.join(PICTURES)})")
+    removed.append(f"{found:,} of {len(items):,} items have a picture")

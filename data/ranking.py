@@ -1,0 +1,37 @@
+"""The one total order of a ranking: by score, ties by a seeded key that no list order can influence."""
+
+import numpy as np
+
+from data.dataset import Ragged
+from data.keys import TIES, keys
+
+
+def mask_seen(scores: np.ndarray, histories: Ragged, relevant: Ragged) -> None:
+    """Sets the history's items to -inf in a dense [R, I] array, in place; a relevant item keeps its score."""
+    kept = scores[relevant.row_of_value, relevant.values]
+    scores[histories.row_of_value, histories.values] = -np.inf
+    scores[relevant.row_of_value, relevant.values] = kept
+
+
+def best(
+    scores: np.ndarray, ids: np.ndarray, width: int, seed: int, items: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of the `width` best of scores [R, N], best first, and their scores; -1 and -inf where nothing was found.
+
+    `items` [R, N] names each column's item for the tie key; without it column = item.
+    """
+    order = composite(scores, keys(seed, TIES, ids, np.arange(scores.shape[1]) if items is None else items))
+    width = min(width, scores.shape[1])
+    top = np.argpartition(order, -width, axis=1)[:, -width:]
+    ranked = np.take_along_axis(top, np.argsort(np.take_along_axis(order, top, 1), axis=1)[:, ::-1], 1)
+    values = np.take_along_axis(scores, ranked, axis=1)
+    return np.where(np.isneginf(values), -1, ranked).astype(np.int32), values
+
+
+def composite(scores: np.ndarray, tie_keys: np.ndarray) -> np.ndarray:
+    """One uint64 for (score, tie key): larger is better, 0 is "not ranked" (a score of -inf). Scores float32."""
+    bits = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)  # + 0 turns -0 into 0
+    ordered = np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(0x80000000)).astype(np.uint64)
+    out = (ordered << np.uint64(32)) | (tie_keys >> np.uint64(32))
+    out[np.isneginf(scores)] = 0
+    return out

@@ -1,0 +1,161 @@
+"""First-stage retrievers: fit on training sequences, then score the whole catalogue for any history.
+
+Each reads a history through a recency-weighted window: its last `last_n` items, the newest with weight 1, the one
+before with `decay`, then `decay`^2 ... (`last_n: null` and `decay: 1` = all items alike). On sequence data this
+window is what makes a plain item-item model competitive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from data.dataset import Ragged
+from data.errors import UserError
+
+ROWS = 1024  # histories scored at a time
+
+
+@dataclass
+class Retriever:
+    last_n: int | None = None
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.last_n is not None and self.last_n < 1:
+            raise UserError(f"candidates.retriever.last_n={self.last_n} is out of range; it must be at least 1 or null")
+        if not 0 < self.decay <= 1:
+            raise UserError(f"candidates.retriever.decay={self.decay} is out of range; it must be in (0, 1]")
+
+    def fit(self, sequences: Ragged, n_items: int) -> None:
+        """Learns from training sequences alone."""
+        raise NotImplementedError
+
+    def score(self, histories: Ragged) -> np.ndarray:
+        """[R, I] float32; -inf where nothing links the history to the item."""
+        raise NotImplementedError
+
+    def slices(self, histories: Ragged) -> Iterator[tuple[slice, np.ndarray]]:
+        """(rows, scores of these rows) over all histories, so that memory does not grow with R x I."""
+        for start in range(0, len(histories), ROWS):
+            rows = slice(start, start + ROWS)
+            yield rows, self.score(histories.take(rows))
+
+    def weighted(self, histories: Ragged, n_items: int) -> sp.csr_matrix:
+        """Histories as a [R, I] matrix of recency weights."""
+        row = histories.row_of_value
+        age = np.repeat(histories.offsets[1:], histories.lengths) - 1 - np.arange(len(row))  # 0 = newest
+        keep = age < (self.last_n or np.inf)
+        weight = (self.decay ** age[keep]).astype(np.float32)
+        return sp.csr_matrix((weight, (row[keep], histories.values[keep])), shape=(len(histories), n_items))
+
+
+@dataclass
+class Popularity(Retriever):
+    """Number of training interactions of each item; the history is not read."""
+
+    def fit(self, sequences: Ragged, n_items: int) -> None:
+        self.counts = np.bincount(sequences.values, minlength=n_items).astype(np.float32)
+
+    def score(self, histories: Ragged) -> np.ndarray:
+        return np.broadcast_to(self.counts, (len(histories), len(self.counts)))
+
+
+@dataclass
+class ItemKNN(Retriever):
+    """Cosine similarity of items by their users, the `neighbours` nearest kept (Sarwar et al., WWW 2001)."""
+
+    last_n: int | None = 5
+    decay: float = 0.6
+    neighbours: int = 100
+
+    def fit(self, sequences: Ragged, n_items: int) -> None:
+        x = _binary(sequences, n_items)
+        self.similarity = _nearest(_cosine(x.T @ x), self.neighbours)
+
+    def score(self, histories: Ragged) -> np.ndarray:
+        return _linked(self.weighted(histories, self.similarity.shape[0]) @ self.similarity)
+
+
+@dataclass
+class Markov(Retriever):
+    """Distance-weighted transitions: an item counts 1/d for the item d steps before it, d <= window; rows sum to 1."""
+
+    last_n: int | None = 5
+    decay: float = 0.6
+    window: int = 5
+
+    def fit(self, sequences: Ragged, n_items: int) -> None:
+        row, values = sequences.row_of_value, sequences.values
+        counts = sp.csr_matrix((n_items, n_items), dtype=np.float32)
+        for distance in range(1, min(self.window, len(values) - 1) + 1):
+            same = row[distance:] == row[:-distance]
+            pair = (values[:-distance][same], values[distance:][same])
+            weight = np.full(len(pair[0]), 1 / distance, dtype=np.float32)
+            counts += sp.csr_matrix((weight, pair), shape=counts.shape)
+        outgoing = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1e-9)
+        self.transitions = (sp.diags((1 / outgoing).astype(np.float32)) @ counts).tocsr()
+
+    def score(self, histories: Ragged) -> np.ndarray:
+        return _linked(self.weighted(histories, self.transitions.shape[0]) @ self.transitions)
+
+
+@dataclass
+class EASE(Retriever):
+    """Closed-form item-item regression with a zero diagonal (Steck, WWW 2019)."""
+
+    last_n: int | None = 10
+    decay: float = 0.8
+    regularization: float = 300.0
+    max_items: int = 20_000  # the inverse is a dense [I, I] matrix
+
+    def fit(self, sequences: Ragged, n_items: int) -> None:
+        if n_items > self.max_items:
+            raise UserError(
+                f"candidates.retriever ease inverts a dense matrix of {n_items:,} x {n_items:,} items and stops at "
+                f"max_items={self.max_items:,}; use candidates/retriever=markov"
+            )
+        x = _binary(sequences, n_items)
+        gram = (x.T @ x).toarray().astype(np.float32)
+        gram[np.diag_indices(n_items)] += self.regularization
+        inverse = np.linalg.inv(gram)
+        self.weights = -inverse / np.diag(inverse)
+        np.fill_diagonal(self.weights, 0)
+
+    def score(self, histories: Ragged) -> np.ndarray:
+        return (self.weighted(histories, len(self.weights)) @ self.weights).astype(np.float32)
+
+
+def _binary(sequences: Ragged, n_items: int) -> sp.csr_matrix:
+    ones = np.ones(len(sequences.values), dtype=np.float32)
+    x = sp.csr_matrix((ones, (sequences.row_of_value, sequences.values)), shape=(len(sequences), n_items))
+    x.sum_duplicates()
+    x.data[:] = 1
+    return x
+
+
+def _cosine(gram: sp.csr_matrix) -> sp.csr_matrix:
+    norm = np.sqrt(np.maximum(gram.diagonal(), 1)).astype(np.float32)
+    scale = sp.diags(1 / norm)
+    similarity = (scale @ gram @ scale).tolil()
+    similarity.setdiag(0)
+    return similarity.tocsr()
+
+
+def _nearest(similarity: sp.csr_matrix, k: int) -> sp.csr_matrix:
+    """Keeps the k largest entries of each row; equal ones by column."""
+    similarity.eliminate_zeros()
+    coo = similarity.tocoo()
+    order = np.lexsort((coo.col, -coo.data, coo.row))
+    row = coo.row[order]
+    start = np.searchsorted(row, np.arange(similarity.shape[0]))
+    keep = order[np.arange(len(row)) - start[row] < k]
+    return sp.csr_matrix((coo.data[keep], (coo.row[keep], coo.col[keep])), shape=similarity.shape)
+
+
+def _linked(scores: sp.csr_matrix) -> np.ndarray:
+    dense = scores.toarray()
+    return np.where(dense == 0, -np.inf, dense).astype(np.float32)

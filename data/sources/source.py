@@ -1,0 +1,134 @@
+"""A source turns files into a Dataset: read, enrich, filter, number. A new format is a subclass with `read`.
+
+Each step that removes something says so in one sentence, which stands in `Dataset.provenance.removed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data.dataset import Catalog, Dataset, Interactions, Planted, Provenance
+from data.errors import UserError
+from data.filters import Removed, drop_duplicates, drop_missing_titles, drop_ratings_below, k_core
+from data.item_fields import TEXT_FIELDS, join_images, join_item_fields
+
+
+@dataclass
+class Raw:
+    """What `read` returns, in the source's own ids and order."""
+
+    interactions: pd.DataFrame  # user str, item str, timestamp int64, rating float; optional review str
+    items: pd.DataFrame  # index = item id str; any of title, description, categories, image, caption, semantic_summary
+    source: str
+    licence: str
+    files: dict[str, str]  # file name -> sha256
+    synthetic: bool = False
+    removed: Removed = field(default_factory=list)
+    plant: Callable[[np.ndarray, np.ndarray], Planted] | None = None  # (user ids, item ids) by row -> planted model
+
+
+@dataclass
+class Source:
+    """Fields that every recommendation source shares; the YAML of a dataset sets them."""
+
+    name: str
+    path: str | None = None  # an existing folder; None: download or generate
+    seed: int = 0  # numbers users and items, so that no id carries a meaning
+    min_rating: float | None = None
+    k_core: int = 1  # every remaining user and item has at least this many interactions
+    missing_titles: str = "drop"
+    item_fields: Any = None
+    images: str | None = None
+    on_bad_row: str = "error"
+
+    def __post_init__(self) -> None:
+        one_of("dataset.missing_titles", self.missing_titles, ("drop", "keep"))
+        one_of("dataset.on_bad_row", self.on_bad_row, ("error", "skip"))
+        at_least("dataset.k_core", self.k_core, 1)
+
+    def read(self, data_dir: Path) -> Raw:
+        raise NotImplementedError
+
+    def load(self, data_dir: Path) -> Dataset:
+        raw = self.read(data_dir)
+        items, removed = raw.items.copy(), raw.removed
+        if not items.index.is_unique:
+            twice = items.index[items.index.duplicated()][0]
+            raise UserError(f"dataset {self.name} lists the item id {twice} twice; each item must stand once")
+        for column in TEXT_FIELDS:
+            if column not in items:
+                items[column] = ""
+        if "categories" not in items:
+            items["categories"] = [()] * len(items)
+        if "image" not in items:
+            items["image"] = None
+        if self.item_fields is not None:
+            raw.files |= join_item_fields(items, self.item_fields, removed)
+        if self.images is not None:
+            join_images(items, Path(self.images), removed)
+
+        events = raw.interactions
+        if self.missing_titles == "drop":
+            events = drop_missing_titles(events, items, removed)
+        events = drop_ratings_below(events, self.min_rating, removed)
+        events = drop_duplicates(events, removed)
+        events = k_core(events, self.k_core, removed)
+        if events.empty:
+            raise UserError(
+                f"dataset {self.name} has no interactions left: {'; '.join(removed) or 'the files are empty'}"
+            )
+        return self._number(raw, events, items)
+
+    def _number(self, raw: Raw, events: pd.DataFrame, items: pd.DataFrame) -> Dataset:
+        """Users and items become rows in a seeded random order; events are sorted by user, time, file order."""
+        rng = np.random.default_rng(self.seed)
+        user_id = rng.permutation(np.unique(events["user"].to_numpy(dtype=object)))
+        item_id = rng.permutation(np.unique(events["item"].to_numpy(dtype=object)))
+        user = pd.Index(user_id).get_indexer(pd.Index(events["user"])).astype(np.int32)
+        item = pd.Index(item_id).get_indexer(pd.Index(events["item"])).astype(np.int32)
+        timestamp = events["timestamp"].to_numpy(np.int64)
+        order = np.lexsort((timestamp, user))  # stable: equal timestamps keep the order of the file
+        unused = len(items) - np.isin(items.index, item_id).sum()
+        if unused:
+            raw.removed.append(f"{unused:,} items without a remaining interaction left the catalogue")
+        return Dataset(
+            name=self.name,
+            kind="recommendation",
+            catalog=to_catalog(items.reindex(pd.Index(item_id))),
+            user_id=user_id,
+            interactions=Interactions(
+                user=user[order],
+                item=item[order],
+                timestamp=timestamp[order],
+                rating=events["rating"].to_numpy(np.float32)[order],
+                review=events["review"].to_numpy(object)[order] if "review" in events else None,
+            ),
+            provenance=Provenance(raw.source, raw.licence, raw.files, raw.synthetic, tuple(raw.removed)),
+            planted=raw.plant(user_id, item_id) if raw.plant else None,
+        )
+
+
+def to_catalog(items: pd.DataFrame) -> Catalog:
+    texts = {name: items[name].fillna("").astype(object).to_numpy() for name in TEXT_FIELDS}
+    empty: list[Any] = [None] * len(items)
+    categories, image = np.array(empty, dtype=object), np.array(empty, dtype=object)
+    for row, (path, picture) in enumerate(zip(items["categories"], items["image"], strict=True)):
+        categories[row] = tuple(path) if isinstance(path, tuple | list) else ()
+        image[row] = picture if isinstance(picture, str | np.ndarray) else None
+    return Catalog(id=np.array(items.index, dtype=object), categories=categories, image=image, **texts)
+
+
+def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key}={value} is not allowed; choose {' or '.join(allowed)}")
+
+
+def at_least(key: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise UserError(f"{key}={value} is out of range; it must be at least {least}")

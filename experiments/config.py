@@ -1,0 +1,199 @@
+"""From Hydra's config to built objects, checked as a whole before any data is read.
+
+A YAML key is a dataclass field is a constructor argument. `build` is the one place that instantiates; it takes the
+project's own classes only, and names the key, the value and what is allowed when something does not fit.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data.candidates import Candidates
+from data.dataset import Dataset, sha256
+from data.errors import UserError
+from data.retrievers import Retriever
+from data.sources.source import Source
+from data.splits import LeaveOneOut, Temporal
+from experiments.launch import ROOT
+from experiments.metrics import NAMES, key
+from experiments.tracking import Tracker
+from rerankers.base import Reranker, TrainerConfig
+
+T = TypeVar("T")
+OWN = ("data.", "rerankers.", "experiments.")
+VERSION = 1  # raised when the same config would give other numbers
+
+
+@dataclass
+class Protocol:
+    metrics: list[str] = field(default_factory=lambda: ["recall", "ndcg", "mrr", "hit"])
+    ks: list[int] = field(default_factory=lambda: [1, 5, 10, 20])
+    primary: str = "recall_at_10"  # of model choice and of the sentence under the table
+    filter_seen: bool = True
+    refit_on_validation: bool = False
+    max_requests: int | None = None
+    max_validation_requests: int | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.metrics if name not in NAMES]:
+            raise UserError(f"protocol.metrics has {unknown[0]}, which does not exist; choose of {', '.join(NAMES)}")
+        if not self.metrics or not self.ks or min(self.ks) < 1:
+            raise UserError(f"protocol.metrics and protocol.ks={self.ks} must not be empty, and every k at least 1")
+        if self.primary not in (known := [key(name, k) for name in self.metrics for k in self.ks]):
+            raise UserError(f"protocol.primary={self.primary} is not computed; choose of {', '.join(known)}")
+        for name in ("max_requests", "max_validation_requests"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"protocol.{name}={value} is out of range; it must be at least 1 or null")
+
+
+@dataclass
+class Paths:
+    root: str = "."
+    data: str = "datasets"
+    cache: str = "cache"
+
+
+@dataclass
+class Experiment:
+    """Everything a run is made of, built and checked."""
+
+    source: Source
+    splitter: LeaveOneOut | Temporal
+    protocol: Protocol
+    candidates: Candidates
+    reranker: Reranker
+    tracker: Tracker
+    seed: int
+    force: bool
+    root: Path
+    data: Path
+    cache: Path
+    resolved: dict[str, Any]  # the config as plain values
+
+    def candidates_identity(self, dataset: Dataset) -> str:
+        """Hash of all that the candidate file depends on."""
+        protocol = self.resolved["protocol"]
+        depends = [protocol[name] for name in ("filter_seen", "refit_on_validation", "max_requests")]
+        depends += [protocol["split"], protocol["max_validation_requests"], self.resolved["candidates"], VERSION]
+        return sha256(dataset.interactions_sha256, repr(depends))[:16]
+
+    def identity(self, dataset: Dataset) -> str:
+        """Hash of all that can change a number: the config less paths, tracking and force, with the data's hash."""
+        config = {name: self.resolved[name] for name in ("protocol", "candidates", "reranker", "seed")}
+        if self.reranker.trains:
+            config["trainer"] = self.resolved["trainer"]
+        file = self.candidates.path
+        content = Path(file).read_bytes() if file and Path(file).is_file() else b""
+        return sha256(dataset.sha256, content, repr((VERSION, config)))[:10]
+
+    def name(self, dataset: Dataset) -> str:
+        return f"{self.source.name}-{self.resolved['reranker']['name']}-{self.identity(dataset)}"
+
+
+def configure(cfg: DictConfig) -> Experiment:
+    """Builds every part of the experiment; the first thing that does not fit is a UserError."""
+    resolved = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    resolved.pop("run", None)  # evaluate.py's
+    known = ("dataset", "protocol", "candidates", "reranker", "trainer", "tracking", "seed", "force", "paths")
+    for name in resolved:
+        if name not in known:
+            raise UserError(unknown_key("", name, list(known)))
+    paths = checked(Paths, resolved["paths"], "paths")
+    root = Path(paths.root).expanduser().resolve()
+    protocol = dict(resolved["protocol"])
+    splitter = build(protocol.pop("split"), "protocol.split")
+    trainer = checked(TrainerConfig, resolved["trainer"], "trainer")
+    candidates = dict(resolved["candidates"])
+    if isinstance(candidates.get("retriever"), str):  # candidates.retriever=markov, with its file's settings
+        candidates["retriever"] = preset("candidates/retriever", candidates["retriever"])
+        resolved["candidates"] = candidates
+    retriever: Retriever = build(candidates.pop("retriever"), "candidates.retriever")
+    protocol_checked = checked(Protocol, protocol, "protocol")
+    trainer.metric_for_best_model = trainer.metric_for_best_model or protocol_checked.primary
+    seed, force = checked(_Top, {"seed": resolved["seed"], "force": resolved["force"]}, "").values()
+    return Experiment(
+        source=build(resolved["dataset"], "dataset"),
+        splitter=splitter,
+        protocol=protocol_checked,
+        candidates=build({"_target_": "data.candidates.Candidates"} | candidates, "candidates", retriever=retriever),
+        reranker=build(resolved["reranker"], "reranker", trainer=trainer, seed=seed),
+        tracker=build(resolved["tracking"], "tracking"),
+        seed=seed,
+        force=force,
+        root=root,
+        data=Path(paths.data).expanduser().resolve(),
+        cache=Path(paths.cache).expanduser().resolve(),
+        resolved=resolved,
+    )
+
+
+@dataclass
+class _Top:
+    seed: int = 0
+    force: bool = False
+
+    def values(self) -> tuple[int, bool]:
+        return self.seed, self.force
+
+
+def preset(group: str, name: str) -> dict[str, Any]:
+    file = ROOT / "conf" / group / f"{name}.yaml"
+    if not file.is_file():
+        options = sorted(path.stem for path in file.parent.glob("*.yaml"))
+        raise UserError(f"{group.replace('/', '.')}={name} does not exist; choose {', '.join(options)}")
+    return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)))
+
+
+def build(node: dict[str, Any], where: str, **built: Any) -> Any:
+    """Instantiates the class `_target_` of a config node; `built` are arguments that are objects already."""
+    node = dict(node)
+    target = str(node.pop("_target_", ""))
+    if not target.startswith(OWN):
+        raise UserError(f"{where}._target_={target or 'null'} is not a class of this project; choose one of conf/{where}")
+    try:
+        cls = get_class(target)
+    except Exception as error:
+        raise UserError(f"{where}._target_={target} cannot be imported ({error})") from None
+    values = _typed(cls, node, where, set(built))
+    return cls(**values, **built)
+
+
+def checked(cls: type[T], node: dict[str, Any], where: str) -> T:
+    """A plain dataclass from a config node."""
+    return cls(**_typed(cls, node, where, set()))
+
+
+def _typed(cls: type, node: dict[str, Any], where: str, skip: set[str]) -> dict[str, Any]:
+    """The node's values converted to the dataclass's types; unknown keys and wrong types are UserErrors."""
+    hints = typing.get_type_hints(cls)
+    prefix = f"{where}." if where else ""
+    usable = {f.name: f for f in fields(typing.cast(Any, cls)) if f.name not in skip}
+    values = {}
+    for name, value in node.items():
+        if name not in usable:
+            raise UserError(unknown_key(prefix, name, list(usable)))
+        schema = make_dataclass("Schema", [(name, hints[name])])
+        try:
+            typed = OmegaConf.merge(OmegaConf.structured(schema), {name: value})
+            values[name] = typing.cast(dict[str, Any], OmegaConf.to_container(typed))[name]
+        except OmegaConfBaseException:
+            kind = getattr(hints[name], "__name__", None) if isinstance(hints[name], type) else None
+            raise UserError(f"{prefix}{name}={value} has the wrong type; it must be {kind or hints[name]}") from None
+    for name, f in usable.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise UserError(f"{prefix}{name} is missing; give {prefix}{name}=...")
+    return values
+
+
+def unknown_key(prefix: str, name: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"did you mean {prefix}{close[0]}?" if close else f"allowed: {', '.join(allowed)}"
+    return f"unknown key {prefix}{name}; {hint}"

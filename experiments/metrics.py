@@ -1,0 +1,141 @@
+"""Ranking metrics per request, from the ranks of its relevant items.
+
+A rank is 1 + the number of candidates ordered before the item (`data.ranking`); an item that is not among the
+candidates, or whose score is -inf, has rank infinity. Definitions are trec_eval's, so `ir_measures` agrees:
+recall and average precision divide by all relevant items of the request, those the first stage missed included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.dataset import Ragged, Requests
+from data.errors import UserError
+from data.keys import TIES, keys
+from data.ranking import composite
+
+NAMES = ("recall", "ndcg", "mrr", "hit", "map", "precision")
+DISPLAY = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "hit": "Hit", "map": "MAP", "precision": "Precision"}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks of the relevant items of R requests, flat: pair p is relevant item p of request `row[p]`."""
+
+    row: np.ndarray  # [P] int64, non-decreasing
+    rank: np.ndarray  # [P] float64, inf for a miss
+    tied: np.ndarray  # [P] bool, another candidate has the same score
+    n_candidates: np.ndarray  # [R] candidates that could be ranked
+    n_relevant: np.ndarray  # [R] relevant items, missed ones included
+
+    def __len__(self) -> int:
+        return len(self.n_relevant)
+
+    @property
+    def found(self) -> np.ndarray:
+        """[R] relevant items among the candidates."""
+        return np.bincount(self.row[np.isfinite(self.rank)], minlength=len(self))
+
+    def oracle(self) -> Ranks:
+        """The same requests with the relevant items that were found put first."""
+        missed = np.isinf(self.rank)
+        order = np.lexsort((missed, self.row))
+        start = np.searchsorted(self.row, np.arange(len(self)))
+        place = np.arange(len(self.row)) - start[self.row] + 1.0
+        return Ranks(self.row, np.where(missed[order], np.inf, place), missed & False, self.n_candidates, self.n_relevant)
+
+    @staticmethod
+    def concatenate(parts: list[Ranks]) -> Ranks:
+        sizes = [len(part) for part in parts]
+        shift = np.cumsum([0, *sizes[:-1]])
+        return Ranks(
+            np.concatenate([part.row + s for part, s in zip(parts, shift, strict=True)]),
+            np.concatenate([part.rank for part in parts]),
+            np.concatenate([part.tied for part in parts]),
+            np.concatenate([part.n_candidates for part in parts]),
+            np.concatenate([part.n_relevant for part in parts]),
+        )
+
+
+def rank(scores: np.ndarray, requests: Requests, relevant: Ragged, seed: int) -> Ranks:
+    """Ranks the relevant items by `scores` float32 [R, N] (columns as the candidates, or the whole catalogue).
+
+    Ties are broken by the seeded key of (request, item). Padding and scores of -inf are not ranked.
+    """
+    if np.isnan(scores).any():
+        raise UserError(f"{int(np.isnan(scores).any(axis=1).sum()):,} requests got NaN scores; the reranker diverged")
+    items = np.arange(requests.width) if requests.candidates is None else requests.candidates
+    if requests.candidates is not None:
+        scores = np.where(items < 0, -np.inf, scores)
+    order = composite(scores, keys(seed, TIES, requests.ids, items))  # [R, N]
+    row = relevant.row_of_value
+    if requests.candidates is None:
+        column, present = relevant.values, np.ones(len(row), dtype=bool)
+    else:
+        match = requests.candidates[row] == relevant.values[:, None]  # [P, N]
+        column, present = match.argmax(axis=1), match.any(axis=1)
+    own = np.where(present, order[row, column], 0)  # [P]
+    listed = order if np.array_equal(row, np.arange(len(order))) else order[row]
+    better = (listed > own[:, None]).sum(axis=1)
+    equal = (listed >> np.uint64(32) == (own >> np.uint64(32))[:, None]).sum(axis=1)
+    return Ranks(
+        row=row,
+        rank=np.where(own > 0, 1.0 + better, np.inf),
+        tied=(own > 0) & (equal > 1),
+        n_candidates=(order > 0).sum(axis=1),
+        n_relevant=relevant.lengths,
+    )
+
+
+def measure(ranks: Ranks, names: list[str], ks: list[int]) -> dict[str, np.ndarray]:
+    """{"recall_at_10": [R] float64, ...} for each name and k."""
+    n, row, r = len(ranks), ranks.row, ranks.rank
+    relevant = np.maximum(ranks.n_relevant, 1)
+    single = len(row) == n and bool((ranks.n_relevant == 1).all())
+
+    def per_request(values: np.ndarray) -> np.ndarray:
+        return values if single else np.bincount(row, weights=values, minlength=n)
+
+    gain, reciprocal = 1 / np.log2(r + 1), 1 / r  # 0 for a miss
+    discounts = np.concatenate([[0], np.cumsum(1 / np.log2(np.arange(2, max(ks) + 2)))])
+    if single:
+        first, precision_at_hit = reciprocal, reciprocal
+    else:
+        order = np.lexsort((r, row))
+        start = np.searchsorted(row, np.arange(n))
+        place = np.empty(len(row))
+        place[order] = np.arange(len(row)) - start[row] + 1
+        precision_at_hit = place * reciprocal
+        first = np.zeros(n)
+        np.maximum.at(first, row, reciprocal)
+    out = {}
+    for k in ks:
+        within = r <= k
+        hits = per_request(within.astype(np.float64))
+        for name in names:
+            if name == "recall":
+                value = hits / relevant
+            elif name == "hit":
+                value = (hits > 0).astype(np.float64)
+            elif name == "precision":
+                value = hits / k
+            elif name == "ndcg":
+                value = per_request(np.where(within, gain, 0)) / discounts[np.minimum(relevant, k)]
+            elif name == "mrr":
+                value = np.where(first >= 1 / k, first, 0)
+            else:
+                value = per_request(np.where(within, precision_at_hit, 0)) / relevant
+            out[key(name, k)] = value
+    return out
+
+
+def key(name: str, k: int) -> str:
+    """The one place where a metric's name is built; "@" is illegal in MLflow."""
+    return f"{name}_at_{k}"
+
+
+def display(metric: str) -> str:
+    name, _, k = metric.partition("_at_")
+    return f"{DISPLAY.get(name, name)}@{k}"

@@ -1,0 +1,111 @@
+"""What a finished run says: every metric with chance, first stage and ceiling beside it, tests, files.
+
+Keys of metrics.json (final values only, no times, so that a repeat is identical byte for byte):
+
+    valid/<metric>                                   validation, of the model that is reported
+    test/<metric>  test/low/..  test/high/..         the reranker and its 95 % bootstrap interval
+    test/chance/..  chance_low/..  chance_high/..    a random order: exact mean, 95 % interval
+    test/first_stage/..  popularity/..  planted/..   other rows on the same requests
+    test/ceiling/..                                  a perfect order of the same candidates
+    test/conditional/[chance/|first_stage/]..        only requests whose candidates hold a relevant item
+    test/vs_<row>/<statistic>                        paired comparison of the primary metric
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.dataset import Dataset
+from data.files import write_json, write_parquet
+from data.splits import Split
+from experiments.evaluation import Evaluated, Evaluator
+from experiments.significance import bootstrap_interval, compare
+from rerankers.base import Reranker
+from rerankers.baselines import FirstStage, Popularity
+
+Metrics = dict[str, float]
+
+
+def reference_rows(dataset: Dataset, split: Split, test: Evaluator) -> dict[str, Evaluated]:
+    """The rows that stand beside every reranker, on the same requests."""
+    popularity = Popularity(name="popularity")
+    popularity.fit(dataset, split, None, lambda values, step: None)
+    rows = {"popularity": test(popularity.score), "first_stage": test(FirstStage(name="first_stage").score)}
+    if dataset.planted is not None:
+        rows["planted"] = test(dataset.planted.score)
+    return rows
+
+
+def summarize(evaluated: Evaluated, rows: dict[str, Evaluated], test: Evaluator, primary: str) -> Metrics:
+    """All `test/` keys."""
+    seed = test.seed
+    out: Metrics = {"n_requests": len(evaluated.ranks), "tie_rate": evaluated.tie_rate}
+    out |= evaluated.means
+    names = list(evaluated.values)
+    low, high = bootstrap_interval(np.stack([evaluated.values[n] for n in names], axis=1), seed)
+    out |= {f"low/{n}": float(v) for n, v in zip(names, low, strict=True)}
+    out |= {f"high/{n}": float(v) for n, v in zip(names, high, strict=True)}
+    chance = test.chance(evaluated.ranks)
+    for name in names:
+        out[f"chance/{name}"], out[f"chance_low/{name}"], out[f"chance_high/{name}"] = chance.interval(name)
+    for row, other in rows.items():
+        out |= {f"{row}/{name}": value for name, value in other.means.items()}
+    out |= {f"ceiling/{name}": float(values.mean()) for name, values in test.oracle(evaluated.ranks).items()}
+
+    found = evaluated.ranks.found > 0
+    out["share_with_a_hit"] = float(found.mean())
+    if test.requests.candidates is not None:
+        share = evaluated.ranks.found / np.maximum(evaluated.ranks.n_relevant, 1)
+        out[f"ceiling/recall_at_{test.requests.width}"] = float(share.mean())
+        if 0 < found.sum() < len(found):
+            for name in names:
+                out[f"conditional/{name}"] = float(evaluated.values[name][found].mean())
+                out[f"conditional/chance/{name}"] = chance.interval(name, found)[0]
+                out[f"conditional/first_stage/{name}"] = float(rows["first_stage"].values[name][found].mean())
+
+    against = {"chance": chance.mean[primary]} | {r: rows[r].values[primary] for r in ("popularity", "first_stage")}
+    for row, values in against.items():
+        comparison = asdict(compare(evaluated.values[primary], values, seed))
+        out |= {f"vs_{row}/{statistic}": value for statistic, value in comparison.items()}
+    return {f"test/{name}": float(value) for name, value in out.items()}
+
+
+def write_results(
+    folder: Path, dataset: Dataset, test: Evaluator, evaluated: Evaluated, rows: dict[str, Evaluated], metrics: Metrics
+) -> None:
+    """metrics.json, per_request.parquet and predictions.parquet."""
+    requests = test.requests
+    users = dataset.user_id[requests.ids]
+    table = {"request": users, "history_length": requests.histories.lengths, "found": evaluated.ranks.found}
+    table |= {"n_candidates": evaluated.ranks.n_candidates, "n_relevant": evaluated.ranks.n_relevant}
+    table |= evaluated.values
+    for row, other in rows.items():
+        table |= {f"{row}/{name}": values for name, values in other.values.items()}
+    write_parquet(folder / "per_request.parquet", pd.DataFrame(table))
+
+    assert evaluated.items is not None and evaluated.scores is not None
+    row, column = np.nonzero(evaluated.items >= 0)
+    predictions = {
+        "request": users[row],
+        "candidate": dataset.catalog.id[evaluated.items[row, column]],
+        "score": evaluated.scores[row, column],
+        "rank": (column + 1).astype(np.int32),
+    }
+    write_parquet(folder / "predictions.parquet", pd.DataFrame(predictions))
+    write_json(folder / "metrics.json", metrics)
+
+
+def labels(dataset: Dataset, reranker: Reranker, candidates: list[str], max_requests: int | None) -> list[str]:
+    """What a reader must know before believing a number of this run."""
+    out = list(candidates)
+    if dataset.provenance.synthetic:
+        out.append("synthetic data")
+    if reranker.trains and reranker.trainer.num_train_epochs == 0:
+        out.append("untrained")
+    if max_requests is not None:
+        out.append(f"at most {max_requests} test requests")
+    return out

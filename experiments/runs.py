@@ -1,0 +1,165 @@
+"""One run, one folder: `<root>/runs/<dataset>-<reranker>-<hash>`. The folder is the truth; MLflow mirrors it.
+
+    config.yaml overrides.yaml environment.json [patch.diff]   how it was made
+    curves.jsonl                                               every logged value as it came
+    checkpoints/ (while training)  model/                      weights
+    metrics.json cost.json per_request.parquet predictions.parquet
+    manifest.json                                              written last: its existence means complete
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from data.errors import UserError
+from data.files import read_json, write_atomically, write_json
+from experiments.curves import read_curves
+from experiments.launch import ROOT
+from experiments.tracking import Tracker
+
+PACKAGES = (
+    "torch transformers trl peft sentence-transformers FlagEmbedding mlflow hydra-core omegaconf scikit-learn pandas "
+    "numpy scipy accelerate safetensors"
+).split()
+
+
+class Run:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / "manifest.json").exists()
+
+    @property
+    def trained(self) -> bool:
+        return (self.folder / "model").exists()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @contextmanager
+    def start(self, resolved: dict[str, Any], force: bool, tracker: Tracker) -> Iterator[None]:
+        """Makes the folder, or takes up an incomplete one, and keeps the tracker informed of the end."""
+        if force and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
+        overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        write_atomically(self.folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        environment, diff = describe_environment()
+        write_json(self.folder / "environment.json", environment)
+        if diff:
+            write_atomically(self.folder / "patch.diff", diff)
+        tracker.start(self.folder)
+        try:
+            yield
+        except BaseException:
+            tracker.finish(failed=True)
+            raise
+        tracker.finish()
+
+    def begin_training(self) -> None:
+        """Starts the clocks. Before a checkpoint they go on from there, and later curve points are dropped."""
+        whole = [path.parent.name for path in self.checkpoints.glob("checkpoint-*/complete")]
+        step = max((int(name.rsplit("-", 1)[1]) for name in whole), default=-1)
+        kept = [point for point in read_curves(self.folder) if point["step"] <= step]
+        write_atomically(self.folder / "curves.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
+        last = kept[-1] if kept else {"wall_seconds": 0, "cpu_seconds": 0}
+        self.wall_from = time.perf_counter() - last["wall_seconds"]
+        self.cpu_from = time.process_time() - last["cpu_seconds"]
+
+    def log(self, values: dict[str, float], step: int) -> list[dict[str, Any]]:
+        """Appends one curve point for each value; `epoch` among them dates the others. Returns the points."""
+        epoch = values.get("epoch", 0.0)
+        clocks = {
+            "cpu_seconds": round(time.process_time() - self.cpu_from, 3),
+            "wall_seconds": round(time.perf_counter() - self.wall_from, 3),
+            "timestamp": int(time.time() * 1000),
+        }
+        points = [
+            {"name": name, "step": step, "epoch": epoch, **clocks, "value": value if math.isfinite(value) else None}
+            for name, value in values.items()
+            if name != "epoch"
+        ]
+        with (self.folder / "curves.jsonl").open("a") as file:
+            file.write("".join(json.dumps(point) + "\n" for point in points))
+        return points
+
+    def save_model(self, save: Callable[[Path], None], valid: dict[str, float]) -> None:
+        """Weights and the training's record, whole or not at all; the checkpoints are no longer needed."""
+        partial = self.folder / "model.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        save(partial)
+        seconds = time.perf_counter() - self.wall_from
+        write_json(partial / "training.json", {"seconds": seconds, "valid": valid})
+        partial.replace(self.folder / "model")
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def best_epoch(self, metric: str) -> float | None:
+        points = [p for p in read_curves(self.folder) if p["name"] == f"valid_{metric}" and p["value"] is not None]
+        return max(points, key=lambda p: p["value"])["epoch"] if points else None
+
+
+def find_run(root: Path, name: str) -> Path:
+    """A run folder by path, by its name in `<root>/runs`, by MLflow run id, or `latest` = the newest finished one."""
+    finished = sorted(root.glob("runs/*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    if name == "latest":
+        if not finished:
+            raise UserError(f"run=latest: {root / 'runs'} has no finished run; train one with python train.py")
+        return finished[-1].parent
+    for folder in (Path(name).expanduser(), root / "runs" / name):
+        if (folder / "manifest.json").exists():
+            return folder.resolve()
+        if (folder / "config.yaml").exists():
+            raise UserError(f"run={name} is not finished; repeat its train.py command to continue it")
+    for manifest in finished:
+        mirror = manifest.parent / "mlflow.json"
+        if mirror.exists() and read_json(mirror)["run_id"] == name:
+            return manifest.parent
+    raise UserError(f"run={name} is no run folder, no name in {root / 'runs'} and no MLflow run id of one")
+
+
+def describe_environment() -> tuple[dict[str, Any], str]:
+    """What a number depends on beside the config, and the uncommitted change of the code."""
+
+    def git(*words: str) -> str:
+        try:
+            command = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return command.stdout if command.returncode == 0 else ""
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    diff = git("diff", "HEAD")
+    return {
+        "git_sha": git("rev-parse", "HEAD").strip() or None,
+        "git_dirty": bool(git("status", "--porcelain").strip()),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }, diff

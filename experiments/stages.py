@@ -1,0 +1,193 @@
+"""The stages that train.py and evaluate.py share: open the data, fit, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data.candidates import Prepared, prepare
+from data.dataset import Dataset, Requests
+from data.errors import UserError
+from data.files import read_json, write_json
+from data.splits import Split
+from experiments.config import Experiment
+from experiments.evaluation import Evaluator
+from experiments.results import labels, reference_rows, summarize, write_results
+from experiments.runs import Run
+from rerankers.base import Reranker, missing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """One dataset under one protocol."""
+
+    dataset: Dataset
+    split: Split
+    prepared: Prepared
+    validation: Evaluator
+    test: Evaluator
+
+
+def load(experiment: Experiment) -> Dataset:
+    """Reads the dataset, says what was left out, and checks that the reranker can use it."""
+    dataset = experiment.source.load(experiment.data)
+    users, items, events = len(dataset.user_id), len(dataset.catalog), len(dataset.interactions)
+    log.info("%s: %s users, %s items, %s interactions", dataset.name, f"{users:,}", f"{items:,}", f"{events:,}")
+    for sentence in dataset.provenance.removed:
+        log.info("  %s", sentence)
+    if lacks := missing(experiment.reranker, dataset):
+        raise UserError(
+            f"reranker={experiment.reranker.name} needs {lacks}, which dataset={dataset.name} does not have; "
+            "choose another dataset, or give it with dataset.item_fields= or dataset.images="
+        )
+    return dataset
+
+
+def open_data(experiment: Experiment, dataset: Dataset) -> Data:
+    """Splits, reads or draws the candidates, and makes the two evaluators."""
+    protocol = experiment.protocol
+    split = experiment.splitter.split(dataset)
+    for sentence in split.notes:
+        log.info("  %s", sentence)
+    prepared = prepare(
+        dataset,
+        split,
+        experiment.candidates,
+        experiment.cache,
+        experiment.candidates_identity(dataset),
+        protocol.filter_seen,
+        protocol.refit_on_validation,
+        protocol.max_requests,
+        protocol.max_validation_requests,
+    )
+
+    def evaluator(requests: Requests, relevance: object) -> Evaluator:
+        seed = experiment.candidates.seed
+        return Evaluator(requests, relevance, protocol.metrics, protocol.ks, seed, protocol.filter_seen)  # type: ignore[arg-type]
+
+    return Data(
+        dataset,
+        split,
+        prepared,
+        evaluator(prepared.validation, prepared.validation_relevance),
+        evaluator(prepared.test, prepared.test_relevance),
+    )
+
+
+def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
+    """The reranker, fitted now or loaded from an earlier try of the same run. Model choice sees validation alone."""
+    reranker = experiment.reranker
+    if run.trained:
+        reranker.load(run.folder / "model", data.test.requests)
+        return reranker
+    run.begin_training()
+
+    def record(values: dict[str, float], step: int) -> None:
+        experiment.tracker.points(run.log(values, step))
+
+    def validate(score: object) -> dict[str, float]:
+        return data.validation(score, description="validating").means  # type: ignore[arg-type]
+
+    reranker.trainer.output_dir = str(run.checkpoints)
+    reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)
+    valid = data.validation(reranker.score, description="validating").means
+    if experiment.protocol.refit_on_validation:
+        reranker = _refit(experiment, run, data, record)
+    run.save_model(reranker.save, {f"valid/{name}": value for name, value in valid.items()})
+    return reranker
+
+
+def _refit(experiment: Experiment, run: Run, data: Data, record: object) -> Reranker:
+    """A fresh model on training + validation, for as many epochs as validation found best."""
+    trainer = replace(experiment.reranker.trainer, output_dir=str(run.checkpoints / "refit"), early_stopping_patience=None)
+    best = run.best_epoch(str(trainer.metric_for_best_model))
+    if best is not None:
+        trainer = replace(trainer, num_train_epochs=best, max_steps=-1)
+        log.info("refitting on training + validation for %.1f epochs", best)
+    reranker = replace(experiment.reranker, trainer=trainer)
+    reranker.fit(data.dataset, data.split.with_validation_in_train(), None, lambda values, step: None)
+    return reranker
+
+
+def report(
+    experiment: Experiment, folder: Path, reranker: Reranker, data: Data, valid: dict[str, float], training_seconds: float
+) -> None:
+    """Evaluates on the test requests and writes every file of the run, the manifest last."""
+    seconds = 0.0
+
+    def timed(requests: Requests) -> np.ndarray:
+        nonlocal seconds
+        started = time.perf_counter()
+        scores = reranker.score(requests)
+        seconds += time.perf_counter() - started
+        return scores
+
+    protocol, dataset = experiment.protocol, data.dataset
+    split = data.split.with_validation_in_train() if protocol.refit_on_validation else data.split
+    evaluated = data.test(timed, keep=True)
+    rows = reference_rows(dataset, split, data.test)
+    metrics = valid | summarize(evaluated, rows, data.test, protocol.primary)
+    write_results(folder, dataset, data.test, evaluated, rows, metrics)
+    trainable, total = reranker.facts(data.test.requests).get("parameters", (0, 0))
+    cost = {
+        "trainable_parameters": int(trainable),
+        "total_parameters": int(total),
+        "training_seconds": round(training_seconds, 2),
+        "milliseconds_per_request": 1000 * seconds / len(data.test.requests),
+        "peak_memory_mb": peak_memory_mb(),
+        "device": device_name(),
+    }
+    write_json(folder / "cost.json", cost)
+    c = experiment.candidates
+    how = {"full": "the full catalogue", "file": "candidates from a file"}.get(c.mode, f"{c.mode} {c.size} candidates")
+    manifest = {
+        "dataset": dataset.name,
+        "reranker": reranker.name,
+        "retriever": type(c.retriever).__name__,
+        "candidates": how + (", history filtered" if protocol.filter_seen and c.mode != "sampled" else ""),
+        "n_requests": len(data.test.requests),
+        "metrics": list(evaluated.values),
+        "primary": protocol.primary,
+        "seed": experiment.seed,
+        "labels": labels(dataset, reranker, c.labels, protocol.max_requests),
+        "notes": [*dataset.provenance.removed, *data.split.notes],
+        "licence": dataset.provenance.licence,
+        "files_sha256": dataset.provenance.files,
+        "data_sha256": dataset.sha256,
+        "candidates_sha256": data.prepared.sha256,
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def training_record(run: Run) -> tuple[dict[str, float], float]:
+    """Validation metrics and training seconds, as `fit` left them beside the weights."""
+    record = read_json(run.folder / "model" / "training.json")
+    return record["valid"], record["seconds"]
+
+
+def peak_memory_mb() -> float:
+    """Of this process, so in a sweep of the basic launcher the largest job so far; plus the GPU's."""
+    import resource
+    import sys
+
+    import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    if torch.cuda.is_available():
+        memory += torch.cuda.max_memory_allocated() / 2**20
+    return round(memory, 1)
+
+
+def device_name() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({torch.get_num_threads()} threads)"

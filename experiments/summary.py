@@ -1,0 +1,110 @@
+"""The table at the end of every command, read from a run folder, and the sentence under it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data.files import read_json
+from experiments.metrics import display
+
+ALPHA = 0.05
+
+
+def show(folder: Path) -> dict[str, float]:
+    """Prints table, cost, labels and sentence of a finished run; returns its metrics."""
+    metrics, manifest, cost = (read_json(folder / f"{name}.json") for name in ("metrics", "manifest", "cost"))
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(table(metrics, manifest))
+    if manifest["labels"]:
+        console.print("Note: " + "; ".join(manifest["labels"]) + ".", style="yellow")
+    for line in (verdict(metrics, manifest, cost), costs(cost), f"Run folder: {folder}"):
+        console.print(line, soft_wrap=True)
+    return metrics
+
+
+def table(metrics: dict[str, float], manifest: dict[str, Any]) -> Table:
+    name = manifest["reranker"]
+    rows = [("popularity", "popularity"), ("first_stage", f"first stage ({manifest['retriever']})")]
+    title = f"{manifest['dataset']}, {manifest['n_requests']:,} test requests, {manifest['candidates']}"
+    out = Table(title=title, caption="[95 % interval]; the primary metric is bold; end-to-end: what the first stage missed counts 0")
+    out.add_column("metric")
+    out.add_column("chance")
+    for key, label in rows:
+        if name != key:
+            out.add_column(label)
+    out.add_column(name)
+    has_planted = f"test/planted/{manifest['primary']}" in metrics
+    if has_planted:
+        out.add_column("planted ceiling")
+    if capped := manifest["candidates"].startswith("retrieved"):
+        out.add_column("perfect order")
+    for metric in manifest["metrics"]:
+        m = f"test/{{}}/{metric}".format
+        value = metrics[f"test/{metric}"]
+        inside = metrics[m("chance_low")] <= value <= metrics[m("chance_high")]
+        cells = [display(metric), f"{metrics[m('chance')]:.4f} {_interval(metrics, m('chance_low'), m('chance_high'))}"]
+        cells += [f"{metrics[m(key)]:.4f}" for key, _ in rows if name != key]
+        own = f"{value:.4f} {_interval(metrics, m('low'), m('high'))}"
+        cells.append(own + (" = chance" if inside else ""))
+        if has_planted:
+            cells.append(f"{metrics[m('planted')]:.4f}")
+        if capped:
+            cells.append(f"{metrics[m('ceiling')]:.4f}")
+        out.add_row(*cells, style="bold" if metric == manifest["primary"] else None)
+    return out
+
+
+def _interval(metrics: dict[str, float], low: str, high: str) -> str:
+    return f"\\[{metrics[low]:.3f}, {metrics[high]:.3f}]"
+
+
+def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str, Any]) -> str:
+    """What the numbers say about the primary metric, and what this test set could show at all."""
+    primary, name = manifest["primary"], manifest["reranker"]
+    value = metrics[f"test/{primary}"]
+    low, high = metrics[f"test/chance_low/{primary}"], metrics[f"test/chance_high/{primary}"]
+    speed = f"{cost['milliseconds_per_request']:.2g} ms a request"
+    parts = []
+    if low <= value <= high and name != "random":
+        parts.append(
+            f"{name}'s {display(primary)} of {value:.4f} is what chance gives ({low:.4f} to {high:.4f}): it learned nothing "
+            "that this test can see; look at the loss curve and the learning rate"
+        )
+    else:
+        parts.append(f"{name} {_against(metrics, 'chance', 'chance')}")
+    others = [("popularity", "popularity"), ("first_stage", f"the first stage ({manifest['retriever']})")]
+    parts += [_against(metrics, row, label) for row, label in others if row != name]
+    smallest = metrics["test/vs_first_stage/smallest_difference"]
+    tail = f"; at {speed}; the smallest difference to it that this test set can show is {smallest:.4f}" if name != "first_stage" else ""
+    text = f"{display(primary)}: {parts[0]}; {'; '.join(parts[1:])}{tail}."
+    if f"test/conditional/{primary}" in metrics:
+        text += (
+            f" Where the first stage found the item ({metrics['test/share_with_a_hit']:.1%} of requests): {name} "
+            f"{metrics[f'test/conditional/{primary}']:.4f}, first stage {metrics[f'test/conditional/first_stage/{primary}']:.4f}, "
+            f"chance {metrics[f'test/conditional/chance/{primary}']:.4f}."
+        )
+    return text
+
+
+def _against(metrics: dict[str, float], row: str, label: str) -> str:
+    difference, low, high, p = (
+        metrics[f"test/vs_{row}/{name}"] for name in ("difference", "low", "high", "p_permutation")
+    )
+    size = f"{difference:+.4f} \\[{low:+.4f}, {high:+.4f}], p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    if p >= ALPHA:
+        return f"cannot be told from {label} ({size})"
+    return f"{'beats' if difference > 0 else 'is worse than'} {label} by {size}"
+
+
+def costs(cost: dict[str, Any]) -> str:
+    trainable, total = cost["trainable_parameters"], cost["total_parameters"]
+    size = f"{trainable:,} of {total:,} parameters trained" if total else "no parameters"
+    return (
+        f"Cost: {size}, {cost['training_seconds']:.1f} s training, {cost['milliseconds_per_request']:.3g} ms a request, "
+        f"peak memory {cost['peak_memory_mb']:,.0f} MB, on {cost['device']}."
+    )

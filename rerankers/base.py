@@ -1,0 +1,117 @@
+"""The contract of a reranker, the whole of it. From requests to scores; no files of a dataset, no metrics, no MLflow.
+
+A new reranker is one module with a subclass and one YAML in conf/reranker; no table is edited. Its dataclass fields
+are the YAML's keys, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from data.dataset import Dataset, Requests
+from data.errors import UserError
+from data.splits import Split
+
+ScoreFn = Callable[[Requests], np.ndarray]
+Validate = Callable[[ScoreFn], dict[str, float]]
+Log = Callable[[dict[str, float], int], None]
+
+KINDS = ("interactions", "text", "images")
+
+
+@dataclass
+class TrainerConfig:
+    """Names, units and defaults are those of Hugging Face's TrainingArguments, but for the last field."""
+
+    num_train_epochs: float = 3.0
+    max_steps: int = -1  # a positive number wins over num_train_epochs
+    learning_rate: float = 5e-5
+    lr_scheduler_type: str = "linear"
+    warmup_steps: float = 0.0  # below 1: a share of all steps
+    per_device_train_batch_size: int = 8
+    per_device_eval_batch_size: int = 64
+    gradient_accumulation_steps: int = 1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    optim: str = "adamw_torch_fused"
+    adam_beta2: float = 0.999
+    bf16: bool = False
+    fp16: bool = False
+    gradient_checkpointing: bool = False
+    torch_compile: bool = False
+    dataloader_num_workers: int = 0
+    logging_steps: float = 10.0  # below 1: a share of all steps
+    eval_strategy: str = "epoch"  # epoch | steps | no; a checkpoint is written at each evaluation
+    eval_steps: float | None = None
+    eval_delay: float = 0.0  # epochs (or steps) before the first evaluation
+    save_total_limit: int | None = 2
+    metric_for_best_model: str | None = None  # null: protocol.primary
+    output_dir: str | None = None  # null: <run>/checkpoints
+    early_stopping_patience: int | None = None  # evaluations without a better one before training stops
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("num_train_epochs", 0),
+            ("learning_rate", 0),
+            ("per_device_train_batch_size", 1),
+            ("per_device_eval_batch_size", 1),
+            ("gradient_accumulation_steps", 1),
+            ("weight_decay", 0),
+            ("warmup_steps", 0),
+            ("early_stopping_patience", 1),
+            ("save_total_limit", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UserError(f"trainer.{name}={value} is out of range; it must be at least {least}")
+        if self.eval_strategy not in ("epoch", "steps", "no"):
+            raise UserError(f"trainer.eval_strategy={self.eval_strategy} is not allowed; choose epoch, steps or no")
+        if self.eval_strategy == "steps" and not self.eval_steps:
+            raise UserError("trainer.eval_strategy=steps needs trainer.eval_steps, the steps between two evaluations")
+
+
+@dataclass(kw_only=True)
+class Reranker:
+    name: str  # of the row in every table
+    seed: int = 0  # weights, order of the training data, dropout
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    requires: ClassVar[tuple[str, ...]] = ()  # of KINDS; checked before anything is loaded
+    order_sensitive: ClassVar[bool] = False  # may scores depend on the order of the candidates
+    trains: ClassVar[bool] = False  # whether `fit` trains by the trainer's arguments; if not, no validation is run
+
+    def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
+        """Learns from split.train. `validate` gives ranking metrics on validation requests; `log` takes curves."""
+
+    def score(self, requests: Requests) -> np.ndarray:
+        """float32 [R, N], larger is better; columns as `requests.candidates`, or the whole catalogue."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Writes what `load` needs to give identical scores."""
+
+    def load(self, folder: Path, requests: Requests) -> None:
+        """Reads what `save` wrote; models of item ids map them onto the catalogue of `requests`."""
+
+    def chance_loss(self, requests: Requests) -> float | None:
+        """The training loss of a model that knows nothing, in nats; None without a loss."""
+        return None
+
+    def facts(self, requests: Requests) -> dict[str, np.ndarray]:
+        """What cost and diagnosis need from inside, e.g. `parameters` = [trainable, total]."""
+        return {}
+
+
+def missing(reranker: Reranker, dataset: Dataset) -> str | None:
+    """The first thing the reranker requires that the dataset does not have."""
+    have = {
+        "interactions": dataset.kind == "recommendation",
+        "text": dataset.catalog.has("title"),
+        "images": dataset.catalog.has("image"),
+    }
+    return next((kind for kind in reranker.requires if not have[kind]), None)

@@ -1,0 +1,191 @@
+"""What the trained rerankers share: Trainer arguments, ranking evaluation during training, checkpoints, progress.
+
+    class MyTrainer(RankingEvaluation, transformers.Trainer): ...
+    train(MyTrainer(score=self.score, validate=validate, args=arguments(self), model=model, ...), self, log)
+
+`RankingEvaluation` is a mixin, so that trl's SFTTrainer and sentence-transformers' CrossEncoderTrainer take it too.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from rerankers.base import Log, Reranker, ScoreFn, Validate
+
+log_ = logging.getLogger(__name__)
+COMPLETE = "complete"  # written last into a checkpoint, so its existence means that the checkpoint is whole
+
+
+def seed_everything(seed: int) -> None:
+    """Python, numpy and torch; deterministic kernels where torch has them (on CPU: all that are used here)."""
+    transformers.set_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def arguments(reranker: Reranker, validated: bool, **extra: Any) -> dict[str, Any]:
+    """Keyword arguments of TrainingArguments (or SFTConfig, CrossEncoderTrainingArguments) from `reranker.trainer`."""
+    config = asdict(reranker.trainer)
+    del config["early_stopping_patience"]
+    strategy = config["eval_strategy"]
+    if not validated:
+        config |= {"eval_strategy": "no", "metric_for_best_model": None, "eval_steps": None}
+    evaluated = config["eval_strategy"] != "no"
+    return {
+        **config,
+        "seed": reranker.seed,
+        "save_strategy": "epoch" if strategy == "no" else strategy,
+        "save_steps": reranker.trainer.eval_steps or 500,
+        "load_best_model_at_end": evaluated,
+        "greater_is_better": True if evaluated else None,
+        "report_to": [],  # the run is ours; `Forward` hands the curves on
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,  # a loss that is not finite must be seen
+        "remove_unused_columns": False,
+        "log_level": "error",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **extra,
+    }
+
+
+def training_arguments(reranker: Reranker, validated: bool, **extra: Any) -> TrainingArguments:
+    return TrainingArguments(**arguments(reranker, validated, **extra))
+
+
+class RankingEvaluation:
+    """Replaces `Trainer.evaluate`: ranks the validation requests with the model as it is now."""
+
+    def __init__(self, *args: Any, score: ScoreFn, validate: Validate | None, **kwargs: Any) -> None:
+        self.score_requests, self.validate = score, validate
+        super().__init__(*args, **kwargs, eval_dataset=[] if validate else None)
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        assert isinstance(self, Trainer) and self.validate is not None
+        self.model.eval()
+        found = self.validate(self.score_requests)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.model.train()
+        return metrics
+
+
+def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | None = None) -> None:
+    """Trains, continuing from the last whole checkpoint, and leaves the best model (by validation) in place."""
+    folder = Path(str(trainer.args.output_dir))
+    patience = reranker.trainer.early_stopping_patience
+    if trainer.args.eval_strategy != "no" and patience:
+        trainer.add_callback(EarlyStopping(patience))
+    for callback in (MarkComplete(), Forward(log), Progress(chance_loss)):
+        trainer.add_callback(callback)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint:
+        log_.info("continuing from %s", checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; torn ones, left by a kill, are deleted."""
+    found = {}
+    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if (path / COMPLETE).exists():
+            found[int(path.name.rsplit("-", 1)[1])] = path
+        else:
+            shutil.rmtree(path)
+    return found[max(found)] if found else None
+
+
+class MarkComplete(TrainerCallback):
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        (Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / COMPLETE).touch()
+
+
+class Forward(TrainerCallback):
+    """Hands every logged number to `log` under the name of its curve."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
+        self.log({"epoch": float(state.epoch or 0)} | curves(logs), state.global_step)
+
+
+def curves(logs: Mapping[str, Any]) -> dict[str, float]:
+    """`loss` -> `train_loss`, `eval_ndcg_at_10` -> `valid_ndcg_at_10`; the Trainer's own timings are left out."""
+    out = {}
+    for name, value in logs.items():
+        if name in ("loss", "grad_norm", "learning_rate"):
+            out["train_loss" if name == "loss" else name] = float(value)
+        elif name.startswith("eval_"):
+            out["valid_" + name.removeprefix("eval_")] = float(value)
+        elif name.endswith("_loss") and name != "train_loss":  # one task of several
+            out["train_" + name] = float(value)
+    return out
+
+
+class EarlyStopping(TrainerCallback):
+    """Stops when the best evaluation is `patience` evaluations old. It reads the Trainer's history and keeps nothing
+    itself, so that a continued training stops where an unbroken one does."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        name = f"eval_{args.metric_for_best_model}"
+        seen = [entry[name] for entry in state.log_history if name in entry]
+        if seen and len(seen) - 1 - seen.index(max(seen)) >= self.patience:
+            control.should_training_stop = True
+
+    on_train_begin = on_evaluate  # a training killed after it had stopped stays stopped
+
+
+class Progress(TrainerCallback):
+    """A bar with loss and validation metric in a terminal; elsewhere one line an evaluation."""
+
+    def __init__(self, chance_loss: float | None) -> None:
+        self.chance_loss, self.loss, self.metric, self.bar = chance_loss, math.nan, "", None
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            text, count = TextColumn("{task.description}"), MofNCompleteColumn()
+            self.bar = Progress(text, BarColumn(), count, TimeRemainingColumn(), console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
+        self.loss = float(logs.get("loss", self.loss))
+        best_by = f"eval_{args.metric_for_best_model}"
+        if best_by in logs:
+            self.metric = f", validation {args.metric_for_best_model} {logs[best_by]:.4f}"
+        chance = f" (chance {self.chance_loss:.2f})" if self.chance_loss is not None else ""
+        text = f"epoch {state.epoch or 0:.1f}, loss {self.loss:.3f}{chance}{self.metric}"
+        if self.bar:
+            self.bar.update(self.task, description=text)
+        elif best_by in logs:
+            log_.info("%s, step %d of %d", text, state.global_step, state.max_steps)
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar:
+            self.bar.stop()

@@ -1,0 +1,38 @@
+"""Trains one reranker and evaluates it beside chance, popularity and its first stage.
+
+    python train.py                                             # bert4rec on the demo data
+    python train.py dataset=ml_100k reranker=bert4rec candidates=full
+    python train.py -m reranker=popularity,bert4rec seed=0,1,2  # a sweep
+    python train.py --cfg job                                   # every key and its value
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from experiments.launch import job, launch
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """One run, from config to table; returns its metrics."""
+    from experiments import stages
+    from experiments.config import configure
+    from experiments.runs import Run
+    from experiments.summary import show
+
+    experiment = configure(cfg)  # everything is checked before any data is read
+    dataset = stages.load(experiment)
+    run = Run(experiment.root / "runs" / experiment.name(dataset))
+    if run.complete and not experiment.force:
+        print(f"{run.folder.name} is finished already; here is its table again (force=true redoes it).")
+        return show(run.folder)
+
+    data = stages.open_data(experiment, dataset)  # split, candidates, evaluators
+    with run.start(experiment.resolved, experiment.force, experiment.tracker):
+        reranker = stages.fit(experiment, run, data)
+        valid, seconds = stages.training_record(run)
+        stages.report(experiment, run.folder, reranker, data, valid, seconds)
+    return show(run.folder)
+
+
+if __name__ == "__main__":
+    launch(hydra.main(version_base="1.3", config_path="conf", config_name="train")(job(train)))
