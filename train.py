@@ -1,9 +1,9 @@
 """Trains one reranker and evaluates it beside chance, popularity and its first stage.
 
-    python train.py                                             # bert4rec on the demo data
-    python train.py dataset=ml_100k reranker=bert4rec candidates=full
-    python train.py -m reranker=popularity,bert4rec seed=0,1,2  # a sweep
-    python train.py --cfg job                                   # every key and its value
+python train.py                                             # bert4rec on the demo data
+python train.py dataset=ml_100k reranker=bert4rec candidates=full
+python train.py -m reranker=popularity,bert4rec seed=0,1,2  # a sweep
+python train.py --cfg job                                   # every key and its value
 """
 
 import hydra

@@ -59,7 +59,9 @@ class Candidates:
     def labels(self) -> list[str]:
         """What must stand beside every number made with these candidates."""
         labels = {
-            "sampled": [f"sampled metrics: the relevant items among {self.size} candidates, {self.negatives} negatives"],
+            "sampled": [
+                f"sampled metrics: the relevant items among {self.size} candidates, {self.negatives} negatives"
+            ],
             "retrieved": [],
             "full": [],
             "file": [f"candidates from {Path(self.path or '').name}"],
@@ -139,7 +141,13 @@ def _write(
     refit_on_validation: bool,
 ) -> None:
     n_items = len(dataset.catalog)
-    columns: dict[str, list[np.ndarray]] = {"phase": [], "request": [], "lengths": [], "items": [], "scores": []}
+    columns: dict[str, list[np.ndarray]] = {
+        "phase": [],
+        "request": [],
+        "lengths": [],
+        "items": [],
+        "scores": [],
+    }
     for name, phase in phases.items():
         refit = refit_on_validation and name == "test"
         training = split.with_validation_in_train().train if refit else split.train
@@ -272,7 +280,9 @@ def _requests(
     if (flat < 0).any():
         at = int(np.argmin(flat))
         request = dataset.user_id[phase.ids[np.searchsorted(np.cumsum(lengths), at, side="right")]]
-        raise UserError(f"{path}: the candidate {ids[at]!r} of user {request} ({name}) is not in dataset {dataset.name}")
+        raise UserError(
+            f"{path}: the candidate {ids[at]!r} of user {request} ({name}) is not in dataset {dataset.name}"
+        )
     if "first_stage_scores" in table:
         values = np.concatenate(list(table["first_stage_scores"].to_numpy()[wanted])).astype(np.float32)
     else:  # a list without scores is ranked as it stands

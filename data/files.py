@@ -71,7 +71,12 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
 
 
 def read_rows(
-    path: Path, sep: str, columns: dict[str, str], on_bad_row: str, removed: list[str], encoding: str = "utf-8"
+    path: Path,
+    sep: str,
+    columns: dict[str, str],
+    on_bad_row: str,
+    removed: list[str],
+    encoding: str = "utf-8",
 ) -> pd.DataFrame:
     """A headerless table whose first fields are `columns`, one row a line: name -> int64 | float64 | str | any.
 
@@ -134,7 +139,7 @@ def _read_line_by_line(
             skipped += 1
         else:
             raise UserError(
-                f"{path}, line {number}: {problem}; mend the line or pass dataset.on_bad_row=skip to leave such rows out"
+                f"{path}, line {number}: {problem}; mend it or pass dataset.on_bad_row=skip to leave such rows out"
             )
     if skipped:
         removed.append(f"{skipped:,} bad rows of {path.name} were left out")
@@ -194,14 +199,14 @@ def download(url: str, path: Path, progress: Callable[[Iterable[bytes], int], It
                 f"{url} could not be fetched ({error}); run the command again to continue, or give dataset.path="
             ) from None
         if total and partial.stat().st_size != total:
-            raise UserError(
-                f"{url} broke off at {partial.stat().st_size:,} of {total:,} bytes; run again to continue"
-            )
+            raise UserError(f"{url} broke off at {partial.stat().st_size:,} of {total:,} bytes; run again to continue")
         if not recorded.exists():
             write_atomically(recorded, file_sha256(partial) + "\n")
         elif file_sha256(partial) != recorded.read_text().strip():
             partial.unlink()
-            raise UserError(f"{url} differs from what was first downloaded ({recorded}); delete that file to accept it")
+            raise UserError(
+                f"{url} differs from what was first downloaded ({recorded}); delete that file to accept it"
+            )
         partial.replace(path)
     if recorded.exists() and file_sha256(path) != recorded.read_text().strip():
         raise UserError(f"{path} has changed since it was downloaded; delete it to fetch it again")

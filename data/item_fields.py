@@ -1,8 +1,8 @@
 """Enriching any dataset from files made elsewhere: item texts joined by id or title, pictures by file name.
 
-    dataset.item_fields=items.jsonl                                             # fields of the same name, by item_id
-    'dataset.item_fields={path: wiki.csv, on: title, key: movie_title, fields: {wiki_summary: semantic_summary}}'
-    'dataset.item_fields=[{...}, {...}]'                                        # several files
+dataset.item_fields=items.jsonl                                             # fields of the same name, by item_id
+'dataset.item_fields={path: wiki.csv, on: title, key: movie_title, fields: {wiki_summary: semantic_summary}}'
+'dataset.item_fields=[{...}, {...}]'                                        # several files
 """
 
 from pathlib import Path
@@ -24,14 +24,23 @@ def join_item_fields(items: pd.DataFrame, spec: Any, removed: list[str]) -> dict
     for entry in spec if isinstance(spec, list) else [spec]:
         entry = {"path": entry} if isinstance(entry, str) else dict(entry)
         if unknown := set(entry) - SETTINGS:
-            raise UserError(f"dataset.item_fields has the unknown key {min(unknown)}; allowed: {', '.join(sorted(SETTINGS))}")
+            raise UserError(
+                f"dataset.item_fields has the unknown key {min(unknown)}; allowed: {', '.join(sorted(SETTINGS))}"
+            )
         if "path" not in entry:
             raise UserError("dataset.item_fields needs path=, the JSONL or CSV file to join")
         path = existing(Path(entry["path"]), "dataset.item_fields.path")
         by = entry.get("on", "id")
         if by not in ("id", "title"):
             raise UserError(f"dataset.item_fields.on={by} is not allowed; choose id or title")
-        _join(items, path, by, entry.get("key", "item_id" if by == "id" else "title"), entry.get("fields"), removed)
+        _join(
+            items,
+            path,
+            by,
+            entry.get("key", "item_id" if by == "id" else "title"),
+            entry.get("fields"),
+            removed,
+        )
         hashes[path.name] = file_sha256(path)
     return hashes
 
@@ -46,10 +55,9 @@ def _join(
         if name not in present:
             raise UserError(f"{path} has no field {name}; it has {', '.join(sorted(map(str, present)))}")
     for target in fields.values():
-        if target not in (*TEXT_FIELDS, "categories"):
-            raise UserError(
-                f"dataset.item_fields maps to {target}, which no item has; choose {', '.join((*TEXT_FIELDS, 'categories'))}"
-            )
+        allowed = (*TEXT_FIELDS, "categories")
+        if target not in allowed:
+            raise UserError(f"dataset.item_fields maps to {target}, which no item has; choose {', '.join(allowed)}")
     fold = _fold if by == "title" else str
     table = {fold(record[key]): record for record in records if record.get(key) is not None}
     keys = items["title"].map(_fold) if by == "title" else items.index.to_series().astype(str)

@@ -26,7 +26,9 @@ class Retriever:
 
     def __post_init__(self) -> None:
         if self.last_n is not None and self.last_n < 1:
-            raise UserError(f"candidates.retriever.last_n={self.last_n} is out of range; it must be at least 1 or null")
+            raise UserError(
+                f"candidates.retriever.last_n={self.last_n} is out of range; it must be at least 1 or null"
+            )
         if not 0 < self.decay <= 1:
             raise UserError(f"candidates.retriever.decay={self.decay} is out of range; it must be in (0, 1]")
 

@@ -62,7 +62,9 @@ class LeaveOneOut:
         return _finish(
             Split(
                 train=_phase(users, sequences.part(users, np.zeros_like(users), length - 2 * held_out), None),
-                train_and_validation=_phase(users, sequences.part(users, np.zeros_like(users), length - held_out), None),
+                train_and_validation=_phase(
+                    users, sequences.part(users, np.zeros_like(users), length - held_out), None
+                ),
                 validation=_phase(asked, sequences.part(asked, zero, n - 2), sequences.part(asked, n - 2, n - 1)),
                 test=_phase(asked, sequences.part(asked, zero, n - 1), sequences.part(asked, n - 1, n)),
             ),
@@ -101,14 +103,20 @@ class Temporal:
         def count_before(moment: int) -> np.ndarray:
             return np.bincount(row[timestamp < moment], minlength=len(sequences))
 
-        users, before_valid, before_test = np.arange(len(sequences)), count_before(valid_from), count_before(test_from)
+        users, before_valid, before_test = (
+            np.arange(len(sequences)),
+            count_before(valid_from),
+            count_before(test_from),
+        )
         zero = np.zeros_like(users)
 
         def phase(start: np.ndarray, stop: np.ndarray) -> Phase:
             asked = users[(start > 0) & (stop > start)]
             end = stop[asked] if self.target == "all" else start[asked] + 1
             return _phase(
-                asked, sequences.part(asked, zero[asked], start[asked]), sequences.part(asked, start[asked], end)
+                asked,
+                sequences.part(asked, zero[asked], start[asked]),
+                sequences.part(asked, start[asked], end),
             )
 
         split = Split(

@@ -77,7 +77,7 @@ def _linear(gains: np.ndarray, q: list[float]) -> tuple[float, float]:
 
 
 def _average_precision(depth: int, q: list[float], total: int) -> tuple[float, float]:
-    """Moments of (1/total) sum_j Z_j S_j / j with S_j = Z_1 + .. + Z_j, by the number of distinct ranks in each product."""
+    """Moments of (1/total) sum_j Z_j S_j / j, S_j = Z_1 + .. + Z_j, by the number of distinct ranks in a product."""
     j = np.arange(1, depth + 1)
     mean = ((q[1] + (j - 1) * q[2]) / j).sum() / total
     a, b = np.minimum.outer(j, j), np.maximum.outer(j, j)  # E[Z_a S_a Z_b S_b] for a < b

@@ -82,7 +82,12 @@ class Experiment:
         """Hash of all that the candidate file depends on."""
         protocol = self.resolved["protocol"]
         depends = [protocol[name] for name in ("filter_seen", "refit_on_validation", "max_requests")]
-        depends += [protocol["split"], protocol["max_validation_requests"], self.resolved["candidates"], VERSION]
+        depends += [
+            protocol["split"],
+            protocol["max_validation_requests"],
+            self.resolved["candidates"],
+            VERSION,
+        ]
         return sha256(dataset.interactions_sha256, repr(depends))[:16]
 
     def identity(self, dataset: Dataset) -> str:
@@ -100,7 +105,7 @@ class Experiment:
 
 def configure(cfg: DictConfig) -> Experiment:
     """Builds every part of the experiment; the first thing that does not fit is a UserError."""
-    resolved = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    resolved = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     resolved.pop("run", None)  # evaluate.py's
     known = ("dataset", "protocol", "candidates", "reranker", "trainer", "tracking", "seed", "force", "paths")
     for name in resolved:
@@ -157,7 +162,9 @@ def build(node: dict[str, Any], where: str, **built: Any) -> Any:
     node = dict(node)
     target = str(node.pop("_target_", ""))
     if not target.startswith(OWN):
-        raise UserError(f"{where}._target_={target or 'null'} is not a class of this project; choose one of conf/{where}")
+        raise UserError(
+            f"{where}._target_={target or 'null'} is not a class of this project; choose one of conf/{where}"
+        )
     try:
         cls = get_class(target)
     except Exception as error:

@@ -49,7 +49,9 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         if self.requests.candidates is None and max(self.ks) > KEPT:
-            raise UserError(f"protocol.ks={self.ks}: candidates=full keeps the best {KEPT} of each request; choose k <= {KEPT}")
+            raise UserError(
+                f"protocol.ks={self.ks}: candidates=full keeps the best {KEPT} of each request; choose k <= {KEPT}"
+            )
 
     def __call__(self, score: ScoreFn, keep: bool = False, description: str = "scoring") -> Evaluated:
         """`keep` also returns the ranked lists (the best 100 of the whole catalogue)."""

@@ -10,15 +10,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,42 +27,11 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class KeepGoingSweeper(BasicSweeper):
-    """Hydra's grid sweep, but a job that cannot be composed is reported and the others run.
-
-    (Hydra 1.3 composes all jobs first and gives up the whole sweep for one unknown option.)
-    """
-
-    def get_job_batch(self) -> list[list[str]]:
-        assert self.hydra_context is not None and self.config is not None
-        good, self.failed = [], getattr(self, "failed", [])
-        for overrides in super().get_job_batch():
-            try:
-                self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-                good.append(list(overrides))
-            except (HydraException, OmegaConfBaseException) as error:
-                self.failed.append(sentence(error))
-                log.error("job %s left out: %s", " ".join(overrides), self.failed[-1])
-        return good
-
-    def validate_batch_is_legal(self, batch: Any) -> None:
-        """Done above, job by job."""
-
-    def sweep(self, arguments: list[str]) -> Any:
-        returns = super().sweep(arguments)
-        if self.failed:
-            raise UserError(f"{len(self.failed)} jobs were left out, the first: {self.failed[0]}")
-        return returns
-
-
-KeepGoingSweeper.__module__ = "hydra_plugins.keep_going"  # the only package in which Hydra looks for plugins
-Plugins.instance().register(KeepGoingSweeper)
-ConfigStore.instance().store(
-    group="hydra/sweeper",
-    name="keep_going",
-    node={"_target_": "hydra_plugins.keep_going.KeepGoingSweeper", "max_batch_size": None, "params": None},
-)
 OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
+
+
+left_out: list[str] = []  # one sentence for each job of a sweep that could not be composed
+failed: list[Exception] = []  # of a single run
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -73,8 +40,13 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, for deterministic kernels
+    Sweeper.validate_batch_is_legal = keep_composable  # type: ignore[assignment, method-assign]
     try:
         main()
+        if failed:
+            raise failed[0]
+        if left_out:
+            raise UserError(f"{len(left_out)} jobs of the sweep were left out; the first: {left_out[0]}")
     except (UserError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
@@ -83,17 +55,42 @@ def launch(main: Callable[[], Any]) -> None:
         sys.exit(130)
 
 
+_hydras_check = Sweeper.validate_batch_is_legal
+
+
+def keep_composable(sweeper: Any, batch: list[Sequence[str]]) -> None:
+    """Removes from a batch of jobs those that cannot be composed, and says why.
+
+    Takes the place of Hydra's check, which gives up a whole grid for one unknown option in one job.
+    """
+    if type(sweeper).__name__ != "BasicSweeper":  # a search like Optuna's wants a result for every job
+        return _hydras_check(sweeper, batch)
+    for overrides in list(batch):
+        try:
+            sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            batch.remove(overrides)
+            left_out.append(sentence(error))
+            log.error("job %s is left out: %s", " ".join(overrides), left_out[-1])
+
+
 def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Inside a sweep, says at once why a job failed; Hydra alone would show only the first failure, at the end."""
+    """Keeps Hydra from wrapping a user's mistake in its own words; inside a sweep, says at once why a job failed."""
 
     @functools.wraps(task)
     def wrapped(cfg: Any) -> Any:
+        sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
         try:
             return task(cfg)
+        except (UserError, OmegaConfBaseException) as error:
+            if not sweeping:
+                failed.append(error)
+                return None
+            log.error("job failed: %s", sentence(error))
+            raise
         except Exception as error:
-            if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-                known = isinstance(error, UserError)
-                log.error("job failed: %s", sentence(error) if known else repr(error), exc_info=not known)
+            if sweeping:
+                log.exception("job failed: %r", error)
             raise
 
     return wrapped
@@ -104,11 +101,13 @@ def sentence(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, UserError):
         return text
-    if found := re.search(r"Could not override '([^']+)'", text):
-        if "nterpolation" not in text:
-            return f"unknown key {found[1]}; `python train.py --cfg job` shows every key"
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\s+(.*)", text, re.DOTALL):
-        return f"{found[1]}={found[2]} does not exist; choose {', '.join(found[3].split())}"
-    if found := re.search(r"You must specify '([^']+)'", text):
+    if (found := re.search(r"Could not override '([^']+)'", text)) and "nterpolation" not in text:
+        return f"unknown key {found[1]}; `python train.py --cfg job` shows every key"
+    if found := re.search(
+        r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\s+(.*)", text, re.DOTALL
+    ):
+        options = found[3].partition("Config search path")[0].split()
+        return f"{found[1]}={found[2]} does not exist; choose {', '.join(options)}"
+    if "Missing mandatory value" in text and (found := re.search(r"full_key: (\S+)", text)):
         return f"{found[1]} is missing; give {found[1]}=..."
     return " ".join(text.split())

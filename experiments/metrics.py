@@ -17,7 +17,14 @@ from data.keys import TIES, keys
 from data.ranking import composite
 
 NAMES = ("recall", "ndcg", "mrr", "hit", "map", "precision")
-DISPLAY = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "hit": "Hit", "map": "MAP", "precision": "Precision"}
+DISPLAY = {
+    "recall": "Recall",
+    "ndcg": "NDCG",
+    "mrr": "MRR",
+    "hit": "Hit",
+    "map": "MAP",
+    "precision": "Precision",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,13 @@ class Ranks:
         order = np.lexsort((missed, self.row))
         start = np.searchsorted(self.row, np.arange(len(self)))
         place = np.arange(len(self.row)) - start[self.row] + 1.0
-        return Ranks(self.row, np.where(missed[order], np.inf, place), missed & False, self.n_candidates, self.n_relevant)
+        return Ranks(
+            self.row,
+            np.where(missed[order], np.inf, place),
+            missed & False,
+            self.n_candidates,
+            self.n_relevant,
+        )
 
     @staticmethod
     def concatenate(parts: list[Ranks]) -> Ranks:

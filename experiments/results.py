@@ -75,25 +75,36 @@ def summarize(evaluated: Evaluated, rows: dict[str, Evaluated], test: Evaluator,
 
 
 def write_results(
-    folder: Path, dataset: Dataset, test: Evaluator, evaluated: Evaluated, rows: dict[str, Evaluated], metrics: Metrics
+    folder: Path,
+    dataset: Dataset,
+    test: Evaluator,
+    evaluated: Evaluated,
+    rows: dict[str, Evaluated],
+    metrics: Metrics,
 ) -> None:
     """metrics.json, per_request.parquet and predictions.parquet."""
     requests = test.requests
     users = dataset.user_id[requests.ids]
-    table = {"request": users, "history_length": requests.histories.lengths, "found": evaluated.ranks.found}
-    table |= {"n_candidates": evaluated.ranks.n_candidates, "n_relevant": evaluated.ranks.n_relevant}
-    table |= evaluated.values
+    ranks = evaluated.ranks
+    columns = {
+        "request": users,
+        "history_length": requests.histories.lengths,
+        "n_candidates": ranks.n_candidates,
+        "n_relevant": ranks.n_relevant,
+        "found": ranks.found,
+        **evaluated.values,
+    }
     for row, other in rows.items():
-        table |= {f"{row}/{name}": values for name, values in other.values.items()}
-    write_parquet(folder / "per_request.parquet", pd.DataFrame(table))
+        columns |= {f"{row}/{name}": values for name, values in other.values.items()}
+    write_parquet(folder / "per_request.parquet", pd.DataFrame(columns))
 
     assert evaluated.items is not None and evaluated.scores is not None
-    row, column = np.nonzero(evaluated.items >= 0)
+    request, place = np.nonzero(evaluated.items >= 0)
     predictions = {
-        "request": users[row],
-        "candidate": dataset.catalog.id[evaluated.items[row, column]],
-        "score": evaluated.scores[row, column],
-        "rank": (column + 1).astype(np.int32),
+        "request": users[request],
+        "candidate": dataset.catalog.id[evaluated.items[request, place]],
+        "score": evaluated.scores[request, place],
+        "rank": (place + 1).astype(np.int32),
     }
     write_parquet(folder / "predictions.parquet", pd.DataFrame(predictions))
     write_json(folder / "metrics.json", metrics)

@@ -1,10 +1,10 @@
 """One run, one folder: `<root>/runs/<dataset>-<reranker>-<hash>`. The folder is the truth; MLflow mirrors it.
 
-    config.yaml overrides.yaml environment.json [patch.diff]   how it was made
-    curves.jsonl                                               every logged value as it came
-    checkpoints/ (while training)  model/                      weights
-    metrics.json cost.json per_request.parquet predictions.parquet
-    manifest.json                                              written last: its existence means complete
+config.yaml overrides.yaml environment.json [patch.diff]   how it was made
+curves.jsonl                                               every logged value as it came
+checkpoints/ (while training)  model/                      weights
+metrics.json cost.json per_request.parquet predictions.parquet
+manifest.json                                              written last: its existence means complete
 """
 
 from __future__ import annotations
@@ -94,7 +94,13 @@ class Run:
             "timestamp": int(time.time() * 1000),
         }
         points = [
-            {"name": name, "step": step, "epoch": epoch, **clocks, "value": value if math.isfinite(value) else None}
+            {
+                "name": name,
+                "step": step,
+                "epoch": epoch,
+                **clocks,
+                "value": value if math.isfinite(value) else None,
+            }
             for name, value in values.items()
             if name != "epoch"
         ]

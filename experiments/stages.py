@@ -105,7 +105,9 @@ def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
 
 def _refit(experiment: Experiment, run: Run, data: Data, record: object) -> Reranker:
     """A fresh model on training + validation, for as many epochs as validation found best."""
-    trainer = replace(experiment.reranker.trainer, output_dir=str(run.checkpoints / "refit"), early_stopping_patience=None)
+    trainer = replace(
+        experiment.reranker.trainer, output_dir=str(run.checkpoints / "refit"), early_stopping_patience=None
+    )
     best = run.best_epoch(str(trainer.metric_for_best_model))
     if best is not None:
         trainer = replace(trainer, num_train_epochs=best, max_steps=-1)
@@ -116,7 +118,12 @@ def _refit(experiment: Experiment, run: Run, data: Data, record: object) -> Rera
 
 
 def report(
-    experiment: Experiment, folder: Path, reranker: Reranker, data: Data, valid: dict[str, float], training_seconds: float
+    experiment: Experiment,
+    folder: Path,
+    reranker: Reranker,
+    data: Data,
+    valid: dict[str, float],
+    training_seconds: float,
 ) -> None:
     """Evaluates on the test requests and writes every file of the run, the manifest last."""
     seconds = 0.0

@@ -29,38 +29,45 @@ def show(folder: Path) -> dict[str, float]:
 
 def table(metrics: dict[str, float], manifest: dict[str, Any]) -> Table:
     name = manifest["reranker"]
-    rows = [("popularity", "popularity"), ("first_stage", f"first stage ({manifest['retriever']})")]
+    others = [("popularity", "popularity"), ("first_stage", f"first stage\n({manifest['retriever']})")]
+    others = [(key, label) for key, label in others if key != name]
+    ceilings = [("planted", "planted\nceiling"), ("ceiling", "perfect\norder")]
+    ceilings = [(key, label) for key, label in ceilings if f"test/{key}/{manifest['primary']}" in metrics]
     title = f"{manifest['dataset']}, {manifest['n_requests']:,} test requests, {manifest['candidates']}"
-    out = Table(title=title, caption="[95 % interval]; the primary metric is bold; end-to-end: what the first stage missed counts 0")
-    out.add_column("metric")
-    out.add_column("chance")
-    for key, label in rows:
-        if name != key:
-            out.add_column(label)
-    out.add_column(name)
-    has_planted = f"test/planted/{manifest['primary']}" in metrics
-    if has_planted:
-        out.add_column("planted ceiling")
-    if capped := manifest["candidates"].startswith("retrieved"):
-        out.add_column("perfect order")
-    for metric in manifest["metrics"]:
+    caption = "\\[95 % interval]; * = inside chance's interval; bold = the primary metric"
+    if metrics["test/share_with_a_hit"] < 1:
+        caption += f"; {1 - metrics['test/share_with_a_hit']:.1%} of requests have no relevant candidate and count 0"
+    shown, repeated = _distinct(metrics, manifest["metrics"])
+    if repeated:
+        caption += f"; not shown, as they equal a row above: {', '.join(map(display, repeated))}"
+    out = Table(title=title, caption=caption)
+    out.add_column("metric", no_wrap=True)
+    for label in ("chance", *(label for _, label in others), name, *(label for _, label in ceilings)):
+        out.add_column(label, justify="right", no_wrap=True)
+    for metric in shown:
         m = f"test/{{}}/{metric}".format
         value = metrics[f"test/{metric}"]
-        inside = metrics[m("chance_low")] <= value <= metrics[m("chance_high")]
-        cells = [display(metric), f"{metrics[m('chance')]:.4f} {_interval(metrics, m('chance_low'), m('chance_high'))}"]
-        cells += [f"{metrics[m(key)]:.4f}" for key, _ in rows if name != key]
-        own = f"{value:.4f} {_interval(metrics, m('low'), m('high'))}"
-        cells.append(own + (" = chance" if inside else ""))
-        if has_planted:
-            cells.append(f"{metrics[m('planted')]:.4f}")
-        if capped:
-            cells.append(f"{metrics[m('ceiling')]:.4f}")
-        out.add_row(*cells, style="bold" if metric == manifest["primary"] else None)
+        star = "*" if metrics[m("chance_low")] <= value <= metrics[m("chance_high")] else ""
+        cells = [f"{metrics[m('chance')]:.4f} {_interval(metrics, m('chance_low'), m('chance_high'))}"]
+        cells += [f"{metrics[m(key)]:.4f}" for key, _ in others]
+        cells.append(f"{value:.4f}{star} {_interval(metrics, m('low'), m('high'))}")
+        cells += [f"{metrics[m(key)]:.4f}" for key, _ in ceilings]
+        out.add_row(display(metric), *cells, style="bold" if metric == manifest["primary"] else None)
     return out
 
 
+def _distinct(metrics: dict[str, float], names: list[str]) -> tuple[list[str], list[str]]:
+    """With one relevant item a request, Hit = Recall, and at k = 1 all metrics agree: one row says it."""
+    rows = [row for row in ("chance", "first_stage", "popularity") if f"test/{row}/{names[0]}" in metrics]
+    seen: dict[tuple[float, ...], str] = {}
+    for name in names:
+        values = (metrics[f"test/{name}"], *(metrics[f"test/{row}/{name}"] for row in rows))
+        seen.setdefault(tuple(round(value, 12) for value in values), name)
+    return list(seen.values()), [name for name in names if name not in seen.values()]
+
+
 def _interval(metrics: dict[str, float], low: str, high: str) -> str:
-    return f"\\[{metrics[low]:.3f}, {metrics[high]:.3f}]"
+    return f"\\[{metrics[low]:.3f}, {metrics[high]:.3f}]".replace("0.", ".")
 
 
 def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str, Any]) -> str:
@@ -72,21 +79,25 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
     parts = []
     if low <= value <= high and name != "random":
         parts.append(
-            f"{name}'s {display(primary)} of {value:.4f} is what chance gives ({low:.4f} to {high:.4f}): it learned nothing "
-            "that this test can see; look at the loss curve and the learning rate"
+            f"{name}'s {display(primary)} of {value:.4f} is what chance gives ({low:.4f} to {high:.4f}): it "
+            "learned nothing that this test can see; look at the loss curve and the learning rate"
         )
     else:
         parts.append(f"{name} {_against(metrics, 'chance', 'chance')}")
     others = [("popularity", "popularity"), ("first_stage", f"the first stage ({manifest['retriever']})")]
     parts += [_against(metrics, row, label) for row, label in others if row != name]
     smallest = metrics["test/vs_first_stage/smallest_difference"]
-    tail = f"; at {speed}; the smallest difference to it that this test set can show is {smallest:.4f}" if name != "first_stage" else ""
+    tail = (
+        f"; at {speed}; the smallest difference to it that this test set can show is {smallest:.4f}"
+        if name != "first_stage"
+        else ""
+    )
     text = f"{display(primary)}: {parts[0]}; {'; '.join(parts[1:])}{tail}."
     if f"test/conditional/{primary}" in metrics:
+        own, first, chance = (metrics[f"test/conditional/{row}{primary}"] for row in ("", "first_stage/", "chance/"))
         text += (
-            f" Where the first stage found the item ({metrics['test/share_with_a_hit']:.1%} of requests): {name} "
-            f"{metrics[f'test/conditional/{primary}']:.4f}, first stage {metrics[f'test/conditional/first_stage/{primary}']:.4f}, "
-            f"chance {metrics[f'test/conditional/chance/{primary}']:.4f}."
+            f" Where the first stage found the item ({metrics['test/share_with_a_hit']:.1%} of requests): "
+            f"{name} {own:.4f}, first stage {first:.4f}, chance {chance:.4f}."
         )
     return text
 
@@ -104,7 +115,5 @@ def _against(metrics: dict[str, float], row: str, label: str) -> str:
 def costs(cost: dict[str, Any]) -> str:
     trainable, total = cost["trainable_parameters"], cost["total_parameters"]
     size = f"{trainable:,} of {total:,} parameters trained" if total else "no parameters"
-    return (
-        f"Cost: {size}, {cost['training_seconds']:.1f} s training, {cost['milliseconds_per_request']:.3g} ms a request, "
-        f"peak memory {cost['peak_memory_mb']:,.0f} MB, on {cost['device']}."
-    )
+    speed = f"{cost['training_seconds']:.1f} s training, {cost['milliseconds_per_request']:.3g} ms a request"
+    return f"Cost: {size}, {speed}, peak memory {cost['peak_memory_mb']:,.0f} MB, on {cost['device']}."

@@ -52,7 +52,8 @@ class MLflowTracker(Tracker):
 
     def start(self, folder: Path) -> None:
         """Opens the mirror of a run, or goes on with the one that `mlflow.json` names."""
-        self.folder, self.buffer, self.sent_at, self.down = folder, [], time.monotonic(), False
+        self.folder, self.sent_at, self.down = folder, time.monotonic(), False
+        self.buffer: list[dict[str, Any]] = []
         mirror = folder / "mlflow.json"
         self.state: dict[str, Any] = read_json(mirror) if mirror.exists() else {}
         self._try(self._open)
@@ -80,7 +81,11 @@ class MLflowTracker(Tracker):
         except Exception as error:
             self.down = True
             first = str(error).split("\n")[0][:200]
-            log.warning("MLflow at %s failed (%s); training goes on, send it later: python -m experiments.sync", self.uri, first)
+            log.warning(
+                "MLflow at %s failed (%s); training goes on, send it later: python -m experiments.sync",
+                self.uri,
+                first,
+            )
 
     def _client(self) -> Any:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -147,10 +152,15 @@ class MLflowTracker(Tracker):
 
         client, run_id, now = self._client(), self.state["run_id"], int(time.time() * 1000)
         final = read_json(self.folder / "metrics.json")
-        final |= {f"cost/{n}": v for n, v in read_json(self.folder / "cost.json").items() if isinstance(v, int | float)}
+        final |= {
+            f"cost/{n}": v for n, v in read_json(self.folder / "cost.json").items() if isinstance(v, int | float)
+        }
         metrics = [Metric(name, value, now, 0) for name, value in final.items() if value is not None]
         manifest = read_json(self.folder / "manifest.json")
-        tags = [RunTag("candidates.sha256", manifest["candidates_sha256"]), RunTag("data.sha256", manifest["data_sha256"])]
+        tags = [
+            RunTag("candidates.sha256", manifest["candidates_sha256"]),
+            RunTag("data.sha256", manifest["data_sha256"]),
+        ]
         tags += [RunTag("labels", "; ".join(manifest["labels"]))]
         client.log_batch(run_id, metrics=metrics, tags=tags)
         for name in ARTIFACTS:
@@ -185,9 +195,13 @@ class SweepParent(Callback):
         if tracking.pop("_target_", None) != "experiments.tracking.MLflowTracker":
             return
         try:
-            self.tracker = MLflowTracker(**tracking)
+            self.tracker = MLflowTracker(**{str(name): value for name, value in tracking.items()})
             client = self.tracker._client()
-            tags = {"mlflow.runName": "sweep", "kind": "sweep", "command": " ".join(config.hydra.overrides.task)}
+            tags = {
+                "mlflow.runName": "sweep",
+                "kind": "sweep",
+                "command": " ".join(config.hydra.overrides.task),
+            }
             self.run_id = client.create_run(self.tracker.experiment_id(), tags=tags).info.run_id
         except Exception as error:
             log.warning("MLflow at %s failed (%s); the sweep has no parent run", tracking.get("uri"), str(error)[:200])

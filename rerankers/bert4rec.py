@@ -66,7 +66,9 @@ class BERT4Rec(Reranker):
             ("sampled_negatives", 1, 1_000_000),
         ):
             if not low <= getattr(self, name) <= high:
-                raise UserError(f"reranker.{name}={getattr(self, name)} is out of range; it must be in [{low}, {high}]")
+                raise UserError(
+                    f"reranker.{name}={getattr(self, name)} is out of range; it must be in [{low}, {high}]"
+                )
         if self.hidden_size < 1 or self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"reranker.hidden_size={self.hidden_size} must be a multiple of reranker.num_attention_heads="
@@ -77,7 +79,9 @@ class BERT4Rec(Reranker):
         seed_everything(self.seed)
         self.item_ids = dataset.catalog.id
         n_items = len(self.item_ids)
-        self.model = MaskedItemModel(self._config(n_items), self.label_smoothing, self._negatives(n_items)).to(device())
+        self.model = MaskedItemModel(self._config(n_items), self.label_smoothing, self._negatives(n_items)).to(
+            device()
+        )
         if self.trainer.num_train_epochs == 0:
             return
         rows = MaskedRows(split.train.histories, self)
@@ -133,7 +137,10 @@ class BERT4Rec(Reranker):
         return int(min(lengths.max(initial=0), self.max_length - 1))
 
     def save(self, folder: Path) -> None:
-        save_file({name: w.contiguous().cpu() for name, w in self.model.state_dict().items()}, folder / "model.safetensors")
+        save_file(
+            {name: w.contiguous().cpu() for name, w in self.model.state_dict().items()},
+            folder / "model.safetensors",
+        )
         save_item_ids(folder, self.item_ids)
         architecture = {name: value for name, value in asdict(self).items() if name not in ("trainer", "seed")}
         write_json(folder / "config.json", {"reranker": "bert4rec"} | architecture)
@@ -143,7 +150,9 @@ class BERT4Rec(Reranker):
         saved = load_item_ids(folder)
         rows = rows_in(saved, requests.catalog)
         weights = load_file(folder / "model.safetensors")
-        known = torch.from_numpy(np.concatenate([np.arange(SPECIAL), np.where(rows < 0, MASK - SPECIAL, rows) + SPECIAL]))
+        known = torch.from_numpy(
+            np.concatenate([np.arange(SPECIAL), np.where(rows < 0, MASK - SPECIAL, rows) + SPECIAL])
+        )
         embeddings = "bert.embeddings.word_embeddings.weight"
         weights[embeddings] = weights[embeddings][known]
         bias = weights["bias"][torch.from_numpy(np.maximum(rows, 0))]
@@ -153,7 +162,9 @@ class BERT4Rec(Reranker):
         try:
             self.model.load_state_dict(weights)
         except RuntimeError:
-            raise UserError(f"{folder} holds a bert4rec of another shape; leave reranker.* as it was trained") from None
+            raise UserError(
+                f"{folder} holds a bert4rec of another shape; leave reranker.* as it was trained"
+            ) from None
         self.model.to(device()).eval()
 
     def chance_loss(self, requests: Requests) -> float:
@@ -171,13 +182,10 @@ class MaskedItemModel(nn.Module):
         super().__init__()
         self.config = config
         self.bert = BertModel(config, add_pooling_layer=False)
-        self.transform = nn.Sequential(
-            nn.Linear(config.hidden_size, config.hidden_size),
-            nn.GELU(),
-            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
-        )
-        nn.init.normal_(self.transform[0].weight, std=config.initializer_range)
-        nn.init.zeros_(self.transform[0].bias)
+        dense = nn.Linear(config.hidden_size, config.hidden_size)
+        nn.init.normal_(dense.weight, std=config.initializer_range)
+        nn.init.zeros_(dense.bias)
+        self.transform = nn.Sequential(dense, nn.GELU(), nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
         self.bias = nn.Parameter(torch.zeros(config.vocab_size - SPECIAL))  # [I]
         self.label_smoothing, self.negatives = label_smoothing, negatives
 
@@ -213,7 +221,10 @@ class MaskedItemModel(nn.Module):
     def _sampled(self, hidden: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [M, 1 + S] of the target and S shared uniform negatives, corrected by log(I / S) so that the loss
         estimates the full softmax; a negative that is the row's own target is left out."""
-        n_items, negatives = len(self.bias), torch.randint(len(self.bias), (self.negatives or 0,), device=target.device)
+        n_items, negatives = (
+            len(self.bias),
+            torch.randint(len(self.bias), (self.negatives or 0,), device=target.device),
+        )
         transformed = self.transform(hidden)
         positive = (transformed * self.items[target]).sum(-1, keepdim=True) + self.bias[target, None]
         negative = transformed @ self.items[negatives].T + self.bias[negatives] + math.log(n_items / len(negatives))
@@ -221,7 +232,7 @@ class MaskedItemModel(nn.Module):
         return torch.cat([positive, negative], dim=1), torch.zeros_like(target)
 
 
-class RankingTrainer(RankingEvaluation, Trainer):
+class RankingTrainer(RankingEvaluation, Trainer):  # type: ignore[misc]
     pass
 
 

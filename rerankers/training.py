@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rerankers.base import Log, Reranker, ScoreFn, Validate
@@ -72,7 +72,7 @@ class RankingEvaluation:
 
     def __init__(self, *args: Any, score: ScoreFn, validate: Validate | None, **kwargs: Any) -> None:
         self.score_requests, self.validate = score, validate
-        super().__init__(*args, **kwargs, eval_dataset=[] if validate else None)
+        super().__init__(*args, **kwargs, eval_dataset=[] if validate else None)  # type: ignore[call-arg]
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         assert isinstance(self, Trainer) and self.validate is not None
@@ -91,6 +91,7 @@ def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | N
     patience = reranker.trainer.early_stopping_patience
     if trainer.args.eval_strategy != "no" and patience:
         trainer.add_callback(EarlyStopping(patience))
+    trainer.remove_callback(PrinterCallback)
     for callback in (MarkComplete(), Forward(log), Progress(chance_loss)):
         trainer.add_callback(callback)
     checkpoint = last_checkpoint(folder)
@@ -121,8 +122,8 @@ class Forward(TrainerCallback):
     def __init__(self, log: Log) -> None:
         self.log = log
 
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
-        self.log({"epoch": float(state.epoch or 0)} | curves(logs), state.global_step)
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.log({"epoch": float(state.epoch or 0)} | curves(kwargs["logs"]), state.global_step)
 
 
 def curves(logs: Mapping[str, Any]) -> dict[str, float]:
@@ -158,7 +159,8 @@ class Progress(TrainerCallback):
     """A bar with loss and validation metric in a terminal; elsewhere one line an evaluation."""
 
     def __init__(self, chance_loss: float | None) -> None:
-        self.chance_loss, self.loss, self.metric, self.bar = chance_loss, math.nan, "", None
+        self.chance_loss, self.loss, self.metric = chance_loss, math.nan, ""
+        self.bar: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if sys.stderr.isatty():
@@ -174,7 +176,8 @@ class Progress(TrainerCallback):
         if self.bar:
             self.bar.update(self.task, completed=state.global_step)
 
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Mapping[str, Any], **_: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        logs = kwargs["logs"]
         self.loss = float(logs.get("loss", self.loss))
         best_by = f"eval_{args.metric_for_best_model}"
         if best_by in logs:

@@ -21,8 +21,16 @@ NOUNS = "teapot lamp scarf backpack candle notebook chair mug blanket clock bask
 ROOMS = "kitchen living wardrobe travel living office living kitchen bedroom office garden bedroom".split()
 STYLES = "rustic modern vintage nordic industrial floral minimal coastal".split()
 COLOURS = ((200, 40, 40), (40, 120, 200), (40, 160, 70), (230, 180, 40), (140, 70, 170), (90, 90, 90))
-PRAISE = ("I love this {style} {noun}.", "A lovely {style} {noun}, just right.", "The {noun} is so {style}, I am happy.")
-BLAME = ("This {noun} is too {style} for me.", "Not my {noun}.", "The {style} look of the {noun} let me down.")
+PRAISE = (
+    "I love this {style} {noun}.",
+    "A lovely {style} {noun}, just right.",
+    "The {noun} is so {style}, I am happy.",
+)
+BLAME = (
+    "This {noun} is too {style} for me.",
+    "Not my {noun}.",
+    "The {style} look of the {noun} let me down.",
+)
 
 
 @dataclass
@@ -47,7 +55,11 @@ class Demo(Source):
         start = rng.integers(1_577_836_800, 1_640_995_200, self.n_users)  # 2020 and 2021
         timestamp = start[user] + np.cumsum(rng.integers(3_600, 400_000, taken.shape), axis=1)[user, position]
         liking = step[user, position]
-        rating = np.clip(np.round(3.5 + 0.7 * (liking - liking.mean()) / liking.std() + rng.normal(0, 0.5, len(user))), 1, 5)
+        rating = np.clip(
+            np.round(3.5 + 0.7 * (liking - liking.mean()) / liking.std() + rng.normal(0, 0.5, len(user))),
+            1,
+            5,
+        )
         events = pd.DataFrame(
             {
                 "user": np.char.mod("u%04d", user).astype(object),
@@ -137,7 +149,9 @@ class World:
             pictures[row] = paint(int(self.category[row]), COLOURS[self.colour[row]])
         return pd.DataFrame(
             {
-                "title": [f"{s.capitalize()} {n} {m.capitalize()}" for s, n, m in zip(style, noun, names, strict=True)],
+                "title": [
+                    f"{s.capitalize()} {n} {m.capitalize()}" for s, n, m in zip(style, noun, names, strict=True)
+                ],
                 "description": [f"A {s} {n} for the {r}." for s, n, r in zip(style, noun, rooms, strict=True)],
                 "categories": [(r, n) for r, n in zip(rooms, noun, strict=True)],
                 "image": pictures,

@@ -1,7 +1,7 @@
 """MovieLens-100K from GroupLens' raw files: 100,000 ratings of 943 users for 1,682 films.
 
-    python train.py dataset=ml_100k                           # downloads ml-100k.zip once
-    python train.py dataset=ml_100k dataset.path=/my/ml-100k  # a folder with u.data and u.item
+python train.py dataset=ml_100k                           # downloads ml-100k.zip once
+python train.py dataset=ml_100k dataset.path=/my/ml-100k  # a folder with u.data and u.item
 """
 
 import zipfile
@@ -30,7 +30,9 @@ class MovieLens100K(Source):
         folder = existing(Path(self.path), "dataset.path") if self.path else self._download(data_dir / "ml-100k")
         for name in FILES:
             if not (folder / name).is_file():
-                raise UserError(f"{folder} has no file {name}; dataset.path must hold MovieLens' raw {' and '.join(FILES)}")
+                raise UserError(
+                    f"{folder} has no file {name}; dataset.path must hold MovieLens' raw {' and '.join(FILES)}"
+                )
         removed: list[str] = []
         events = read_rows(
             folder / "u.data",
@@ -40,8 +42,10 @@ class MovieLens100K(Source):
             removed=removed,
         )
         film = {"item": "str", "title": "str", "date": "any", "video": "any", "url": "any"}
-        columns = film | {genre: "int64" for genre in GENRES}
-        items = read_rows(folder / "u.item", "|", columns, self.on_bad_row, removed, encoding="latin-1").set_index("item")
+        columns = film | dict.fromkeys(GENRES, "int64")
+        items = read_rows(folder / "u.item", "|", columns, self.on_bad_row, removed, encoding="latin-1").set_index(
+            "item"
+        )
         flags = items[GENRES].to_numpy() > 0
         items["categories"] = [tuple(g for g, on in zip(GENRES, row, strict=True) if on) for row in flags]
         return Raw(
