@@ -287,7 +287,8 @@ def _requests(
         values = np.concatenate(list(table["first_stage_scores"].to_numpy()[wanted])).astype(np.float32)
     else:  # a list without scores is ranked as it stands
         values = -np.concatenate([np.arange(length) for length in lengths]).astype(np.float32)
-    inside = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    width = candidates.size if candidates.mode in ("sampled", "retrieved") else int(lengths.max(initial=1))
+    inside = np.arange(width) < lengths[:, None]
     items = np.full(inside.shape, -1, dtype=np.int32)
     scores = np.full(inside.shape, -np.inf, dtype=np.float32)
     items[inside], scores[inside] = flat, values

@@ -18,7 +18,6 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from data.errors import UserError
 from data.files import read_json, write_json
 from experiments.curves import read_curves
 
@@ -172,11 +171,11 @@ class MLflowTracker(Tracker):
         write_json(self.folder / "mlflow.json", self.state)
 
 
-def sync(folder: Path, tracker: MLflowTracker) -> bool:
-    """Sends what is missing of a run folder; False if the server failed again."""
+def send(folder: Path, tracker: MLflowTracker) -> bool:
+    """Sends what is missing of a finished run folder; False if the server failed again."""
     tracker.start(folder)
     tracker.points(read_curves(folder))
-    tracker.finish(failed=not (folder / "manifest.json").exists())
+    tracker.finish()
     return not tracker.down
 
 
@@ -220,15 +219,3 @@ class SweepParent(Callback):
                 self.tracker._client().set_terminated(self.run_id, status)
             except Exception as error:
                 log.warning("MLflow failed at the sweep's end (%s)", str(error)[:200])
-
-
-def mirrored(folder: Path, default: MLflowTracker) -> MLflowTracker:
-    """The tracker that a folder's own `mlflow.json` names."""
-    state = folder / "mlflow.json"
-    if not state.exists():
-        return default
-    try:
-        saved = read_json(state)
-        return MLflowTracker(saved["uri"], saved["experiment"], default.artifacts)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{state} cannot be read ({error}); delete it to send the run anew") from None

@@ -41,6 +41,7 @@ class BERT4Rec(Reranker):
     num_attention_heads: int = 2
     intermediate_size: int = 256
     dropout: float = 0.2
+    initializer_range: float = 0.05  # BERT's .02 leaves a small model at the popularity plateau for long
     mask_probability: float = 0.2
     last_only: float = 0.5  # share of rows that mask the last item alone, which is what scoring asks
     random_crop: float = 0.5  # share of rows that end at a random place of the user's sequence
@@ -58,6 +59,7 @@ class BERT4Rec(Reranker):
             ("num_hidden_layers", 1, 48),
             ("num_attention_heads", 1, 64),
             ("dropout", 0, 0.9),
+            ("initializer_range", 1e-4, 1),
             ("mask_probability", 0.01, 0.9),
             ("last_only", 0, 1),
             ("random_crop", 0, 1),
@@ -109,6 +111,7 @@ class BERT4Rec(Reranker):
             intermediate_size=self.intermediate_size,
             hidden_dropout_prob=self.dropout,
             attention_probs_dropout_prob=self.dropout,
+            initializer_range=self.initializer_range,
             max_position_embeddings=self.max_length,
             type_vocab_size=1,
             pad_token_id=PAD,

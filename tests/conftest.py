@@ -1,0 +1,65 @@
+"""Fixtures: everything offline, in temporary folders, on small data."""
+
+import os
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from data.dataset import Dataset, Ragged, Relevance, Requests
+from data.sources.demo import Demo
+from data.splits import LeaveOneOut, Split
+from experiments.launch import ROOT
+
+SHARED = Path(os.environ.get("RERANK_SHARED_DATA", ROOT / ".." / "shared" / "data"))
+SMALL = ["dataset.n_users=120", "dataset.n_items=60", "dataset.mean_length=12", "candidates.size=20"]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the shared real data, which is not at {SHARED}; set RERANK_SHARED_DATA")
+    return SHARED
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., DictConfig]:
+    """config("a=b", ...) composes conf/train.yaml on a small demo, with its root in a temporary folder."""
+
+    def make(*overrides: str, small: bool = True, name: str = "train", root: Path = tmp_path) -> DictConfig:
+        base = [f"paths.root={root}", "tracking=none", *(SMALL if small else [])]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose(name, [*base, *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def demo() -> Dataset:
+    return Demo(name="demo", n_users=120, n_items=60, mean_length=12).load(Path())
+
+
+@pytest.fixture(scope="session")
+def split(demo: Dataset) -> Split:
+    return LeaveOneOut().split(demo)
+
+
+def random_requests(
+    rng: np.random.Generator, n: int, width: int, n_items: int, n_relevant: int = 1, inside: bool = True
+) -> tuple[Requests, Relevance]:
+    """Requests without a catalogue; `inside`: all relevant items are among the candidates."""
+    items = np.argsort(rng.random((n, n_items)), axis=1).astype(np.int32)
+    candidates = items[:, :width]
+    counts = rng.integers(1, n_relevant + 1, n)
+    pool = candidates if inside else items
+    chosen = [rng.choice(row, count, replace=False) for row, count in zip(pool, counts, strict=True)]
+    none: Dataset = None  # type: ignore[assignment]
+    requests = Requests(none, np.arange(n), Ragged.empty(n), candidates=candidates)  # type: ignore[arg-type]
+    return requests, Relevance(Ragged.from_rows(chosen))
