@@ -7,6 +7,7 @@ project's own classes only, and names the key, the value and what is allowed whe
 from __future__ import annotations
 
 import difflib
+import json
 import typing
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -19,9 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data.candidates import Candidates
 from data.dataset import Dataset, sha256
 from data.errors import UserError
-from data.retrievers import Retriever
 from data.sources.source import Source
-from data.splits import LeaveOneOut, Temporal
 from experiments.launch import ROOT
 from experiments.metrics import NAMES, key
 from experiments.tracking import Tracker
@@ -34,6 +33,7 @@ VERSION = 1  # raised when the same config would give other numbers
 
 @dataclass
 class Protocol:
+    split: Any  # LeaveOneOut or Temporal
     metrics: list[str] = field(default_factory=lambda: ["recall", "ndcg", "mrr", "hit"])
     ks: list[int] = field(default_factory=lambda: [1, 5, 10, 20])
     primary: str = "recall_at_10"  # of model choice and of the sentence under the table
@@ -66,7 +66,6 @@ class Experiment:
     """Everything a run is made of, built and checked."""
 
     source: Source
-    splitter: LeaveOneOut | Temporal
     protocol: Protocol
     candidates: Candidates
     reranker: Reranker
@@ -88,7 +87,7 @@ class Experiment:
             self.resolved["candidates"],
             VERSION,
         ]
-        return sha256(dataset.interactions_sha256, repr(depends))[:16]
+        return sha256(dataset.interactions_sha256, canonical(depends))[:16]
 
     def identity(self, dataset: Dataset) -> str:
         """Hash of all that can change a number: the config less paths, tracking and force, with the data's hash."""
@@ -97,10 +96,14 @@ class Experiment:
             config["trainer"] = self.resolved["trainer"]
         file = self.candidates.path
         content = Path(file).read_bytes() if file and Path(file).is_file() else b""
-        return sha256(dataset.sha256, content, repr((VERSION, config)))[:10]
+        return sha256(dataset.sha256, content, canonical([VERSION, config]))[:10]
 
     def name(self, dataset: Dataset) -> str:
         return f"{self.source.name}-{self.resolved['reranker']['name']}-{self.identity(dataset)}"
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def configure(cfg: DictConfig) -> Experiment:
@@ -112,31 +115,26 @@ def configure(cfg: DictConfig) -> Experiment:
         if name not in known:
             raise UserError(unknown_key("", name, list(known)))
     paths = checked(Paths, resolved["paths"], "paths")
-    root = Path(paths.root).expanduser().resolve()
-    protocol = dict(resolved["protocol"])
-    splitter = build(protocol.pop("split"), "protocol.split")
+    split = build(resolved["protocol"]["split"], "protocol.split")
+    protocol = checked(Protocol, resolved["protocol"], "protocol", split=split)
+    if isinstance(name := resolved["candidates"]["retriever"], str):  # candidates.retriever=markov
+        resolved["candidates"]["retriever"] = preset("candidates/retriever", name)
+    retriever = build(resolved["candidates"]["retriever"], "candidates.retriever")
     trainer = checked(TrainerConfig, resolved["trainer"], "trainer")
-    candidates = dict(resolved["candidates"])
-    if isinstance(candidates.get("retriever"), str):  # candidates.retriever=markov, with its file's settings
-        candidates["retriever"] = preset("candidates/retriever", candidates["retriever"])
-        resolved["candidates"] = candidates
-    retriever: Retriever = build(candidates.pop("retriever"), "candidates.retriever")
-    protocol_checked = checked(Protocol, protocol, "protocol")
-    trainer.metric_for_best_model = trainer.metric_for_best_model or protocol_checked.primary
-    seed, force = checked(_Top, {"seed": resolved["seed"], "force": resolved["force"]}, "").values()
+    trainer.metric_for_best_model = trainer.metric_for_best_model or protocol.primary
+    top = checked(_Top, run := {"seed": resolved["seed"], "force": resolved["force"]}, "")
     return Experiment(
         source=build(resolved["dataset"], "dataset"),
-        splitter=splitter,
-        protocol=protocol_checked,
-        candidates=build({"_target_": "data.candidates.Candidates"} | candidates, "candidates", retriever=retriever),
-        reranker=build(resolved["reranker"], "reranker", trainer=trainer, seed=seed),
+        protocol=protocol,
+        candidates=checked(Candidates, resolved["candidates"], "candidates", retriever=retriever),
+        reranker=build(resolved["reranker"], "reranker", trainer=trainer, seed=top.seed),
         tracker=build(resolved["tracking"], "tracking"),
-        seed=seed,
-        force=force,
-        root=root,
+        seed=top.seed,
+        force=top.force,
+        root=Path(paths.root).expanduser().resolve(),
         data=Path(paths.data).expanduser().resolve(),
         cache=Path(paths.cache).expanduser().resolve(),
-        resolved=resolved,
+        resolved=resolved | run,
     )
 
 
@@ -144,9 +142,6 @@ def configure(cfg: DictConfig) -> Experiment:
 class _Top:
     seed: int = 0
     force: bool = False
-
-    def values(self) -> tuple[int, bool]:
-        return self.seed, self.force
 
 
 def preset(group: str, name: str) -> dict[str, Any]:
@@ -159,32 +154,28 @@ def preset(group: str, name: str) -> dict[str, Any]:
 
 def build(node: dict[str, Any], where: str, **built: Any) -> Any:
     """Instantiates the class `_target_` of a config node; `built` are arguments that are objects already."""
-    node = dict(node)
-    target = str(node.pop("_target_", ""))
+    target = str(node.get("_target_", ""))
     if not target.startswith(OWN):
-        raise UserError(
-            f"{where}._target_={target or 'null'} is not a class of this project; choose one of conf/{where}"
-        )
+        raise UserError(f"{where}._target_={target} is not a class of this project; choose one of conf/{where}")
     try:
         cls = get_class(target)
     except Exception as error:
-        raise UserError(f"{where}._target_={target} cannot be imported ({error})") from None
-    values = _typed(cls, node, where, set(built))
-    return cls(**values, **built)
+        raise UserError(f"{where}._target_={target} cannot be imported ({' '.join(str(error).split())})") from None
+    return checked(cls, node, where, **built)
 
 
-def checked(cls: type[T], node: dict[str, Any], where: str) -> T:
-    """A plain dataclass from a config node."""
-    return cls(**_typed(cls, node, where, set()))
+def checked(cls: type[T], node: dict[str, Any], where: str, **built: Any) -> T:
+    """A dataclass object from a config node, whose values are replaced by the typed ones (1 by 1.0 for a float).
 
-
-def _typed(cls: type, node: dict[str, Any], where: str, skip: set[str]) -> dict[str, Any]:
-    """The node's values converted to the dataclass's types; unknown keys and wrong types are UserErrors."""
+    Unknown keys and wrong types are UserErrors; the class itself checks ranges.
+    """
     hints = typing.get_type_hints(cls)
     prefix = f"{where}." if where else ""
-    usable = {f.name: f for f in fields(typing.cast(Any, cls)) if f.name not in skip}
+    usable = {f.name: f for f in fields(typing.cast(Any, cls)) if f.name not in built}
     values = {}
     for name, value in node.items():
+        if name == "_target_" or (name in built and isinstance(value, dict)):
+            continue
         if name not in usable:
             raise UserError(unknown_key(prefix, name, list(usable)))
         schema = make_dataclass("Schema", [(name, hints[name])])
@@ -192,12 +183,13 @@ def _typed(cls: type, node: dict[str, Any], where: str, skip: set[str]) -> dict[
             typed = OmegaConf.merge(OmegaConf.structured(schema), {name: value})
             values[name] = typing.cast(dict[str, Any], OmegaConf.to_container(typed))[name]
         except OmegaConfBaseException:
-            kind = getattr(hints[name], "__name__", None) if isinstance(hints[name], type) else None
-            raise UserError(f"{prefix}{name}={value} has the wrong type; it must be {kind or hints[name]}") from None
+            kind = hints[name].__name__ if isinstance(hints[name], type) else hints[name]
+            raise UserError(f"{prefix}{name}={value} has the wrong type; it must be {kind}") from None
     for name, f in usable.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
             raise UserError(f"{prefix}{name} is missing; give {prefix}{name}=...")
-    return values
+    node.update(values)
+    return cls(**values, **built)
 
 
 def unknown_key(prefix: str, name: str, allowed: list[str]) -> str:

@@ -52,7 +52,7 @@ def load(experiment: Experiment) -> Dataset:
 def open_data(experiment: Experiment, dataset: Dataset) -> Data:
     """Splits, reads or draws the candidates, and makes the two evaluators."""
     protocol = experiment.protocol
-    split = experiment.splitter.split(dataset)
+    split = protocol.split.split(dataset)
     for sentence in split.notes:
         log.info("  %s", sentence)
     prepared = prepare(

@@ -4,9 +4,10 @@ Every run folder under paths.root whose mirror is not finished is sent from wher
 """
 
 from pathlib import Path
+from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.launch import job, launch
 
@@ -17,7 +18,8 @@ def sync(cfg: DictConfig) -> None:
     from experiments.config import build
     from experiments.tracking import MLflowTracker, send
 
-    tracker = build(dict(cfg.tracking), "tracking")
+    tracking: Any = OmegaConf.to_container(cfg.tracking, resolve=True)
+    tracker = build(tracking, "tracking")
     if not isinstance(tracker, MLflowTracker):
         raise UserError("tracking=none has no server to send to; choose tracking=mlflow")
     sent = 0

@@ -1,0 +1,171 @@
+"""Every YAML composes and validates; every mistake is one sentence with the key, the value and what is allowed."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.errors import HydraException
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from data.errors import UserError
+from data.sources.demo import Demo
+from experiments.config import configure
+from experiments.launch import ROOT, sentence
+from rerankers.base import TrainerConfig
+
+GROUPS = ("dataset", "protocol", "reranker", "trainer", "tracking", "candidates/retriever", "experiment")
+OPTIONS = [f"{g}={p.stem}" for g in GROUPS for p in sorted((ROOT / "conf" / g).glob("*.yaml"))]
+OPTIONS += [f"candidates={m}" for m in ("sampled", "retrieved", "full")] + [
+    "candidates=file candidates.path=x.parquet"
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_validates(option: str, config: Callable[..., Any]) -> None:
+    experiment = configure(config(*option.split(), small=False))
+    assert experiment.reranker.name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf/tuned").glob("*.yaml")), ids=lambda path: path.stem)
+def test_tuned_defaults_apply_to_their_pair(path: Path, config: Callable[..., Any]) -> None:
+    tuned = OmegaConf.load(path)
+    pair = next(
+        (r.stem, d.stem)
+        for r in (ROOT / "conf/reranker").glob("*.yaml")
+        for d in (ROOT / "conf/dataset").glob("*.yaml")
+        if f"{r.stem}_{d.stem}" == path.stem
+    )
+    cfg = config(f"reranker={pair[0]}", f"dataset={pair[1]}", small=False)
+    configure(cfg)
+    for node in ("reranker", "trainer"):
+        for key, value in tuned.get(node, {}).items():
+            assert cfg[node][key] == value
+    assert config(f"reranker={pair[0]}", f"dataset={pair[1]}", "trainer=quick", small=False).trainer.max_steps == 50
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT / "conf"))
+)
+def test_yaml_says_what_it_is_and_how_to_use_it(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    comment = next(line for line in lines if line.startswith("# ") and "@package" not in line)
+    assert "python " in comment, "the first comment gives the purpose and the command"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        p
+        for g in ("dataset", "reranker", "candidates/retriever", "tracking")
+        for p in (ROOT / "conf" / g).glob("*.yaml")
+    ],
+    ids=lambda path: path.stem,
+)
+def test_yaml_keys_are_constructor_arguments_in_the_same_order(path: Path) -> None:
+    node: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    node = node.get("reranker", node)
+    names = [f.name for f in dataclasses.fields(get_class(node["_target_"])) if f.name not in ("seed", "trainer")]
+    keys = [key for key in node if key not in ("_target_", "seed")]
+    assert keys == names
+
+
+def test_trainer_keys_are_hugging_faces(config: Callable[..., Any]) -> None:
+    from transformers import TrainingArguments
+
+    names = [field.name for field in dataclasses.fields(TrainerConfig)]
+    assert list(config(small=False, name="train").trainer) == names
+    theirs = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert set(names) - theirs == {"early_stopping_patience"}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("trainer.learning_rate=abc", "trainer.learning_rate=abc has the wrong type; it must be float"),
+        ("trainer.learning_rate=-1", "trainer.learning_rate=-1.0 is out of range; it must be at least 0"),
+        ("trainer.per_device_train_batch_size=0", "out of range"),
+        ("+trainer.lerning_rate=1", "unknown key trainer.lerning_rate; did you mean trainer.learning_rate?"),
+        ("+reranker.hiden_size=1", "unknown key reranker.hiden_size; did you mean reranker.hidden_size?"),
+        ("reranker.hidden_size=1.5", "reranker.hidden_size=1.5 has the wrong type; it must be int"),
+        ("candidates.size=many", "candidates.size=many has the wrong type"),
+        ("candidates.presentation=sorted", "choose shuffled or first_stage"),
+        (
+            "candidates.retriever=eas",
+            "candidates.retriever=eas does not exist; choose ease, item_knn, markov, popularity",
+        ),
+        ("candidates.retriever.decay=0", "must be in (0, 1]"),
+        ("+candidates.retriever.window=3", "unknown key candidates.retriever.window"),
+        ("protocol.metrics=[recal]", "protocol.metrics has recal"),
+        ("protocol.primary=recall_at_7", "protocol.primary=recall_at_7 is not computed"),
+        ("protocol.ks=[0]", "every k at least 1"),
+        ("dataset.on_bad_row=ignore", "choose error or skip"),
+        ("dataset.k_core=0", "must be at least 1"),
+        ("seed=x", "seed=x has the wrong type; it must be int"),
+        ("+sede=1", "unknown key sede; did you mean seed?"),
+        ("reranker._target_=os.system", "not a class of this project"),
+        ("reranker._target_=rerankers.nothing.Here", "cannot be imported"),
+        ("candidates=file", "candidates.path is missing"),
+    ],
+)
+def test_mistakes_are_one_sentence(override: str, says: str, config: Callable[..., Any]) -> None:
+    with pytest.raises(Exception) as caught:
+        configure(config(override))
+    text = sentence(caught.value)
+    assert says in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("reranker=nope", "reranker=nope does not exist; choose bert4rec, first_stage, popularity, random"),
+        ("reranker.hiden_size=1", "unknown key reranker.hiden_size"),
+        ("sede=1", "unknown key sede"),
+        ("protocol.ks=[1,2", "[1,2"),
+    ],
+)
+def test_hydras_own_errors_are_one_sentence(override: str, says: str, config: Callable[..., Any]) -> None:
+    with pytest.raises(HydraException) as caught:
+        config(override)
+    text = sentence(caught.value)
+    assert says in text and "\n" not in text
+
+
+def test_a_retriever_by_name_takes_its_file(config: Callable[..., Any]) -> None:
+    short, long = config("candidates.retriever=markov"), config("candidates/retriever=markov")
+    assert configure(short).candidates == configure(long).candidates
+    dataset = Demo(name="demo", n_users=30, n_items=60).load(Path())
+    assert configure(short).identity(dataset) == configure(long).identity(dataset)
+
+
+def test_identity_is_of_what_can_change_a_number(config: Callable[..., Any], demo: Any, tmp_path: Path) -> None:
+    def identity(*overrides: str) -> str:
+        return configure(config(*overrides)).identity(demo)
+
+    base = identity()
+    same = (["force=true"], ["tracking=mlflow"], [f"paths.cache={tmp_path / 'c'}"], ["dataset.path=/elsewhere"])
+    for overrides in same:
+        assert identity(*overrides) == base, overrides
+    for overrides in (["seed=1"], ["trainer.learning_rate=1"], ["candidates.seed=1"], ["protocol.filter_seen=false"]):
+        assert identity(*overrides) != base, overrides
+    untrained = identity("reranker=popularity")
+    assert identity("reranker=popularity", "trainer.learning_rate=1") == untrained, "it has no learning rate"
+
+
+def test_dataset_without_what_a_reranker_requires(config: Callable[..., Any], demo: Any) -> None:
+    from experiments.stages import load
+
+    experiment = configure(config("reranker=popularity"))
+    experiment.reranker.__class__.requires, before = ("images",), experiment.reranker.__class__.requires  # type: ignore[misc]
+    try:
+        empty = dataclasses.replace(
+            demo.catalog, image=demo.catalog.image * 0 if False else [None] * len(demo.catalog)
+        )
+        experiment.source.load = lambda data: dataclasses.replace(demo, catalog=empty)  # type: ignore[method-assign]
+        with pytest.raises(UserError, match="needs images, which dataset=demo does not have"):
+            load(experiment)
+    finally:
+        experiment.reranker.__class__.requires = before  # type: ignore[misc]

@@ -1,0 +1,107 @@
+"""MLflow read back through its client; a server that is down; sending later."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SMALL
+
+from experiments.curves import read_curves
+from experiments.launch import ROOT
+from experiments.tracking import MLflowTracker, send
+from train import train
+
+TINY = ["reranker.hidden_size=16", "reranker.num_attention_heads=2", "reranker.max_length=12"]
+QUICK = [*TINY, "trainer.num_train_epochs=2", "trainer.eval_strategy=epoch", "trainer.logging_steps=1"]
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables; making them takes seconds, so each test copies it."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MLflowTracker(f"sqlite:///{path}").experiment_id()
+    return path
+
+
+@pytest.fixture
+def uri(database: Path, tmp_path: Path) -> str:
+    shutil.copy(database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def test_run_is_mirrored(config: Callable[..., Any], uri: str, tmp_path: Path) -> None:
+    import mlflow
+
+    metrics = train(config(*QUICK, "tracking=mlflow"))
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("rerankers")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert run.info.status == "FINISHED" and run.info.run_name == folder.name
+    assert run.data.params["reranker.hidden_size"] == "16" and run.data.params["trainer.logging_steps"] == "1.0"
+    assert run.data.tags["reranker"] == "bert4rec" and "synthetic data" in run.data.tags["labels"]
+    assert run.data.metrics["test/recall_at_10"] == pytest.approx(metrics["test/recall_at_10"])
+    assert run.data.metrics["test/chance/recall_at_10"] == pytest.approx(metrics["test/chance/recall_at_10"])
+    points = read_curves(folder)
+    for name in ("train_loss", "valid_recall_at_10"):
+        sent = client.get_metric_history(run.info.run_id, f"curve/{name}")
+        wanted = [(p["step"], pytest.approx(p["value"])) for p in points if p["name"] == name]
+        assert sorted((m.step, m.value) for m in sent) == wanted and len(wanted) >= 2
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "metrics.json"}
+
+
+def test_a_server_that_is_down_never_stops_training(
+    config: Callable[..., Any], uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import mlflow
+
+    metrics = train(config(*QUICK, "tracking=mlflow", "tracking.uri=http://127.0.0.1:9"))
+    assert metrics["test/n_requests"] == 120
+    assert sum("send it later" in record.message for record in caplog.records) == 1, "it is told once"
+
+    (folder,) = (tmp_path / "runs").iterdir()
+    tracker = MLflowTracker(uri)
+    assert send(folder, tracker)
+    assert json.loads((folder / "mlflow.json").read_text())["finished"]
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([tracker.experiment_id()])
+    before = len(client.get_metric_history(run.info.run_id, "curve/train_loss"))
+    assert before == sum(p["name"] == "train_loss" for p in read_curves(folder))
+    assert send(folder, tracker), "a second time sends no point again"
+    assert len(client.get_metric_history(run.info.run_id, "curve/train_loss")) == before
+    assert len(client.search_runs([tracker.experiment_id()])) == 1
+
+
+def test_a_run_that_fails_is_marked_and_a_later_try_takes_the_same_mirror(
+    config: Callable[..., Any], uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    from experiments import stages
+
+    monkeypatch.setattr(stages, "report", lambda *a: (_ for _ in ()).throw(RuntimeError("broken")))
+    with pytest.raises(RuntimeError):
+        train(config(*QUICK, "tracking=mlflow"))
+    client, tracker = mlflow.MlflowClient(uri), MLflowTracker(uri)
+    assert [run.info.status for run in client.search_runs([tracker.experiment_id()])] == ["FAILED"]
+    monkeypatch.undo()
+    train(config(*QUICK, "tracking=mlflow"))
+    assert [run.info.status for run in client.search_runs([tracker.experiment_id()])] == ["FINISHED"]
+
+
+def test_a_sweep_has_one_parent(uri: str, tmp_path: Path) -> None:
+    import mlflow
+
+    words = [sys.executable, "train.py", "-m", "reranker=random,first_stage", f"paths.root={tmp_path}", *SMALL]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    runs = mlflow.MlflowClient(uri).search_runs([MLflowTracker(uri).experiment_id()])
+    (parent,) = [run for run in runs if run.data.tags["kind"] == "sweep"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 2 and {run.info.status for run in runs} == {"FINISHED"}

@@ -1,0 +1,270 @@
+"""The commands from end to end: one run, one folder; repeats, kills, sweeps, evaluations, errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SMALL
+
+from data.errors import UserError
+from experiments.curves import read_curves
+from experiments.launch import ROOT
+from experiments.metrics import NAMES
+from train import train
+
+TINY = [*SMALL, "reranker.hidden_size=16", "reranker.num_attention_heads=2", "reranker.max_length=12"]
+QUICK = [*TINY, "trainer.num_train_epochs=4", "trainer.eval_strategy=epoch", "trainer.logging_steps=1"]
+
+
+def command(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HYDRA_FULL_ERROR": "1"}
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment
+    )
+
+
+def only_run(root: Path) -> Path:
+    (folder,) = (root / "runs").iterdir()
+    return folder
+
+
+def test_a_run_from_config_to_table(
+    config: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = config(*QUICK, f"protocol.metrics=[{','.join(NAMES)}]")
+    metrics = train(cfg)
+    folder = only_run(tmp_path)
+    written = {path.name for path in folder.iterdir()}
+    assert written >= {
+        "config.yaml", "overrides.yaml", "environment.json", "curves.jsonl", "metrics.json", "cost.json",
+        "per_request.parquet", "predictions.parquet", "model", "manifest.json",
+    }  # fmt: skip
+    assert not (folder / "checkpoints").exists()
+    assert metrics == json.loads((folder / "metrics.json").read_text())
+
+    table = pd.read_parquet(folder / "per_request.parquet")
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    assert len(table) == 120 == metrics["test/n_requests"]
+    for name in ("recall_at_10", "map_at_5", "precision_at_20"):
+        assert table[name].mean() == pytest.approx(metrics[f"test/{name}"])
+        assert table[f"first_stage/{name}"].mean() == pytest.approx(metrics[f"test/first_stage/{name}"])
+        ceiling, chance = metrics[f"test/ceiling/{name}"], metrics[f"test/chance/{name}"]
+        assert max(metrics[f"test/{name}"], chance) <= ceiling + 1e-12
+        assert metrics[f"test/low/{name}"] <= metrics[f"test/{name}"] <= metrics[f"test/high/{name}"]
+        if "precision" not in name:
+            assert ceiling == pytest.approx(metrics["test/share_with_a_hit"])
+        conditional = table[table["found"] > 0][name].mean()
+        assert metrics[f"test/conditional/{name}"] == pytest.approx(conditional)
+    assert metrics["test/planted/recall_at_10"] > metrics["test/chance/recall_at_10"]
+    assert metrics["test/ceiling/recall_at_20"] == pytest.approx(table["found"].mean())
+    first = predictions[predictions["request"] == predictions["request"].iloc[0]]
+    assert first["rank"].tolist() == list(range(1, 21))
+    assert first["score"].is_monotonic_decreasing
+
+    curves = pd.DataFrame(read_curves(folder))
+    assert set(curves["name"]) >= {"train_loss", "learning_rate", "grad_norm", "valid_recall_at_10"}
+    assert (curves["cpu_seconds"] > 0).all() and curves["wall_seconds"].is_monotonic_increasing
+    losses = curves[curves["name"] == "train_loss"]
+    assert losses["step"].tolist() == list(range(1, len(losses) + 1))
+    best = curves[curves["name"] == "valid_recall_at_10"]["value"].max()
+    assert metrics["valid/recall_at_10"] == pytest.approx(best), "the best model by validation is reported"
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"]["transformers"].startswith("5.")
+    cost = json.loads((folder / "cost.json").read_text())
+    assert cost["trainable_parameters"] == cost["total_parameters"] > 1000
+    assert cost["training_seconds"] > 0 and cost["milliseconds_per_request"] > 0
+
+    shown = capsys.readouterr().out
+    for text in ("chance", "first stage", "planted", "Recall@10", "smallest difference", "synthetic data", "Cost:"):
+        assert text in shown
+    stamp = (folder / "metrics.json").stat().st_mtime_ns
+    assert train(cfg) == metrics
+    assert "is finished already" in capsys.readouterr().out
+    assert (folder / "metrics.json").stat().st_mtime_ns == stamp
+    cfg.force = True
+    assert train(cfg) == metrics
+    assert (folder / "metrics.json").stat().st_mtime_ns > stamp
+
+
+def test_two_roots_give_identical_bytes_and_a_killed_run_continues(tmp_path: Path) -> None:
+    words = ["train.py", "tracking=none", *TINY, "trainer.num_train_epochs=40", "trainer.eval_strategy=steps"]
+    words += ["trainer.eval_steps=3", "trainer.logging_steps=1", "trainer.per_device_train_batch_size=16"]
+    unbroken = command(*words, f"paths.root={tmp_path / 'a'}")
+    assert unbroken.returncode == 0, unbroken.stderr
+    expected = (only_run(tmp_path / "a") / "metrics.json").read_bytes()
+
+    root = tmp_path / "b"
+    process = subprocess.Popen(
+        [sys.executable, *words, f"paths.root={root}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and process.poll() is None:
+        steps = [int(path.parent.name.split("-")[1]) for path in root.glob("runs/*/checkpoints/*/complete")]
+        if max(steps, default=0) >= 60:  # in the middle of 320 steps, and of an epoch of 8
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was killed while it trained"
+    folder = only_run(root)
+    assert not (folder / "manifest.json").exists()
+    again = command(*words, f"paths.root={root}")
+    assert again.returncode == 0, again.stderr
+    assert "continuing from" in again.stderr
+    assert (folder / "metrics.json").read_bytes() == expected
+    a, b = (pd.DataFrame(read_curves(path)) for path in (only_run(tmp_path / "a"), folder))
+    same = ["name", "step", "epoch", "value"]
+    pd.testing.assert_frame_equal(a[same], b[same])
+
+
+def test_a_kill_between_training_and_results_only_evaluates_again(
+    config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import stages
+
+    report = stages.report
+    monkeypatch.setattr(stages, "report", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(config(*QUICK))
+    assert (only_run(tmp_path) / "model").exists()
+    monkeypatch.setattr(stages, "report", report)
+    monkeypatch.setattr("rerankers.bert4rec.BERT4Rec.fit", lambda *a: pytest.fail("trained again"))
+    resumed = train(config(*QUICK))
+    monkeypatch.undo()
+    assert resumed == train(config(*QUICK, f"paths.root={tmp_path / 'fresh'}"))
+
+
+def test_early_stopping_keeps_the_best_model(config: Callable[..., Any], tmp_path: Path) -> None:
+    metrics = train(config(*TINY, "trainer.num_train_epochs=200", "trainer.eval_strategy=epoch",
+                           "trainer.early_stopping_patience=3", "trainer.learning_rate=0.02"))  # fmt: skip
+    values = [p["value"] for p in read_curves(only_run(tmp_path)) if p["name"] == "valid_recall_at_10"]
+    assert len(values) < 200
+    assert len(values) - 1 - int(np.argmax(values)) == 3
+    assert metrics["valid/recall_at_10"] == pytest.approx(max(values))
+
+
+@pytest.mark.parametrize("candidates", ["sampled", "retrieved", "full"])
+@pytest.mark.parametrize("protocol", ["leave_one_out", "temporal"])
+def test_every_protocol_with_every_kind_of_candidates(
+    candidates: str, protocol: str, config: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = train(config("reranker=first_stage", f"candidates={candidates}", f"protocol={protocol}"))
+    for name in ("recall_at_10", "ndcg_at_5"):
+        assert metrics[f"test/{name}"] == metrics[f"test/first_stage/{name}"]
+    assert ("sampled metrics" in capsys.readouterr().out) == (candidates == "sampled")
+    assert ("test/conditional/recall_at_10" in metrics) == (candidates == "retrieved")
+
+
+def test_random_is_called_chance(config: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    train(config("reranker=random", "dataset.n_users=600"))
+    assert "cannot be told from chance" in capsys.readouterr().out
+
+
+def test_a_model_that_learned_nothing_is_called_chance(
+    config: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config(*TINY, "trainer.num_train_epochs=0"))
+    shown = capsys.readouterr().out
+    assert "untrained" in shown
+    assert "is what chance gives" in shown
+
+
+def test_refit_on_validation_trains_on_it_for_the_best_number_of_epochs(
+    config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerankers.bert4rec import BERT4Rec
+
+    calls = []
+    fit = BERT4Rec.fit
+    monkeypatch.setattr(
+        BERT4Rec,
+        "fit",
+        lambda self, dataset, split, validate, log: (
+            calls.append((len(split.train.histories.values), self.trainer.num_train_epochs, validate is None)),
+            fit(self, dataset, split, validate, log),
+        )[1],
+    )
+    train(config(*QUICK, "protocol.refit_on_validation=true"))
+    (first, second) = calls
+    assert second[0] == first[0] + 120 and not first[2] and second[2]
+    points = [p for p in read_curves(only_run(tmp_path)) if p["name"] == "valid_recall_at_10"]
+    assert second[1] == max(points, key=lambda p: p["value"])["epoch"]
+
+
+def test_evaluate_takes_the_runs_overrides_and_new_ones(tmp_path: Path) -> None:
+    root = f"paths.root={tmp_path}"
+    assert command("train.py", root, "tracking=none", *SMALL, "reranker=popularity", "seed=3").returncode == 0
+    folder = only_run(tmp_path)
+    done = command("evaluate.py", root, "run=latest", "candidates=full", "protocol.filter_seen=false")
+    assert done.returncode == 0, done.stderr
+    (evaluation,) = (folder / "evaluations").iterdir()
+    manifest = json.loads((evaluation / "manifest.json").read_text())
+    assert manifest["candidates"] == "the full catalogue" and manifest["seed"] == 3
+    again = command("evaluate.py", root, f"run={folder.name}")
+    assert again.returncode == 0, again.stderr
+    same = next(path for path in (folder / "evaluations").iterdir() if path != evaluation)
+    assert (same / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train.py", "reranker=nope"], "error: reranker=nope does not exist; choose bert4rec"),
+        (["train.py", "trainer.learning_rate=abc"], "error: trainer.learning_rate=abc has the wrong type"),
+        (["train.py", "dataset=ml_100k", "dataset.path=/nowhere"], "error: dataset.path=/nowhere does not exist"),
+        (["evaluate.py", "run=latest"], "has no finished run"),
+        (["evaluate.py"], "error: run is missing; give run=..."),
+        (["-m", "experiments.benchmark", "target=nope"], "error: target=nope does not exist; choose bert4rec"),
+    ],
+)
+def test_mistakes_end_in_one_sentence_and_exit_code_2(words: list[str], says: str, tmp_path: Path) -> None:
+    done = command(*words, f"paths.root={tmp_path}")
+    assert done.returncode == 2
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_goes_on_when_jobs_fail(tmp_path: Path) -> None:
+    grid = ["reranker=random,nope,first_stage", "candidates.size=20,2000"]
+    done = command("train.py", "-m", *grid, f"paths.root={tmp_path}", "tracking=none", *SMALL[:3])
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("reranker=nope does not exist") == 2
+    assert done.stderr.count("job failed: candidates.size=2000 exceeds the catalogue") == 2
+    assert sorted(path.name.split("-")[1] for path in (tmp_path / "runs").iterdir()) == ["first_stage", "random"]
+    assert all((path / "manifest.json").exists() for path in (tmp_path / "runs").iterdir())
+
+
+def test_help_is_quick_and_names_the_groups() -> None:
+    started = time.perf_counter()
+    done = command("train.py", "--help")
+    assert time.perf_counter() - started < 5  # 0.7 s here; the bound only catches a heavy import
+    assert "reranker: bert4rec" in done.stdout
+    light = "import sys, train; sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'mlflow', 'scipy')))"
+    assert command("-c", light).returncode == 0
+
+
+def test_nothing_is_half_written_when_the_data_is_bad(config: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "u.item").write_text("")
+    (tmp_path / "u.data").write_text("1\t2\n")
+    with pytest.raises(UserError, match="line 1"):
+        train(config("dataset=ml_100k", f"dataset.path={tmp_path}", "reranker=random", small=False))
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()
+
+
+def test_real_movielens_end_to_end(config: Callable[..., Any], shared_data: Path) -> None:
+    path = f"dataset.path={shared_data / 'ml-100k'}"
+    metrics = train(config("dataset=ml_100k", path, "reranker=first_stage", "candidates=full", small=False))
+    assert metrics["test/ndcg_at_10"] >= 0.10  # EASE with recency, fit on train only, history filtered
+    retrieved = train(config("dataset=ml_100k", path, "reranker=first_stage", small=False))
+    assert retrieved["test/ceiling/recall_at_50"] >= 0.44
+    assert retrieved["test/ndcg_at_10"] == pytest.approx(metrics["test/ndcg_at_10"])
