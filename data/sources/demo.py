@@ -35,8 +35,8 @@ BLAME = (
 
 @dataclass
 class Demo(Source):
-    n_users: int = 1500
-    n_items: int = 240
+    n_users: int = 2000
+    n_items: int = 200
     mean_length: int = 20  # interactions a user, at least 5
 
     def __post_init__(self) -> None:
@@ -104,13 +104,13 @@ class World:
             return (weight * liked).astype(np.float32)
 
         taste = (
-            liking(len(NOUNS), 3, 1.6)[:, category]
-            + liking(len(STYLES), 2, 1.2)[:, style]
-            + liking(len(COLOURS), 2, 1.2)[:, colour]
+            liking(len(NOUNS), 3, 2.0)[:, category]
+            + liking(len(STYLES), 2, 1.4)[:, style]
+            + liking(len(COLOURS), 2, 1.4)[:, colour]
         )
         follow = np.zeros((n_items, n_items), dtype=np.float32)
-        successors = np.argsort(rng.random((n_items, n_items)), axis=1)[:, :4]
-        np.put_along_axis(follow, successors, 3.5, axis=1)
+        successors = np.argsort(rng.random((n_items, n_items)), axis=1)[:, :3]
+        np.put_along_axis(follow, successors, 5.8, axis=1)
         ids = np.array([f"B{n:05d}" for n in rng.permutation(90_000)[:n_items] + 10_000], dtype=object)
         return World(ids, category, style, colour, rng.normal(0, 0.6, n_items), taste, follow)
 
