@@ -7,8 +7,10 @@ folder says how far the mirror is, so nothing is sent twice.
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 PARENT = "RERANK_MLFLOW_PARENT"  # environment variable: the sweep's run, made once before the jobs fan out
 CURVE = "curve/"  # so that a curve and a final value never share a name
 BATCH, SECONDS = 500, 10.0
+INTERVALS = re.compile(r"/(chance_)?(low|high)/")  # in metrics.json, which goes along; here they hide the rest
 ARTIFACTS = ("config.yaml", "metrics.json", "cost.json", "environment.json", "manifest.json", "patch.diff")
 
 
@@ -110,12 +113,15 @@ class MLflowTracker(Tracker):
         assert isinstance(config, dict)
         tags = {
             "mlflow.runName": self.folder.name,
+            "mlflow.user": getpass.getuser(),
+            "mlflow.source.name": "train.py",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": str(environment["git_sha"]),
             "kind": "run",
             "dataset": config["dataset"]["name"],
             "reranker": config["reranker"]["name"],
             "candidates": config["candidates"]["mode"],
             "seed": str(config["seed"]),
-            "git.sha": str(environment["git_sha"]),
             "git.dirty": str(environment["git_dirty"]),
             "run_folder": str(self.folder),
         }
@@ -154,7 +160,7 @@ class MLflowTracker(Tracker):
         final |= {
             f"cost/{n}": v for n, v in read_json(self.folder / "cost.json").items() if isinstance(v, int | float)
         }
-        metrics = [Metric(name, value, now, 0) for name, value in final.items() if value is not None]
+        metrics = [Metric(name, value, now, 0) for name, value in final.items() if not INTERVALS.search(name)]
         manifest = read_json(self.folder / "manifest.json")
         tags = [
             RunTag("candidates.sha256", manifest["candidates_sha256"]),

@@ -192,6 +192,9 @@ class MaskedItemModel(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size - SPECIAL))  # [I]
         self.label_smoothing, self.negatives = label_smoothing, negatives
 
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        self.bert.gradient_checkpointing_enable(**kwargs)
+
     def encode(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens [B, T], left-padded -> hidden states [B, T, H]. The last column has position 0."""
         positions = torch.arange(tokens.shape[1] - 1, -1, -1, device=tokens.device).expand_as(tokens)

@@ -32,6 +32,7 @@ def seed_everything(seed: int) -> None:
     """Python, numpy and torch; deterministic kernels where torch has them (on CPU: all that are used here)."""
     transformers.set_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes nothing here
 
 
 def device() -> torch.device:
@@ -42,6 +43,7 @@ def arguments(reranker: Reranker, validated: bool, **extra: Any) -> dict[str, An
     """Keyword arguments of TrainingArguments (or SFTConfig, CrossEncoderTrainingArguments) from `reranker.trainer`."""
     config = asdict(reranker.trainer)
     del config["early_stopping_patience"]
+    config["activation_checkpointing"] = config.pop("gradient_checkpointing")  # its new name in transformers 5
     strategy = config["eval_strategy"]
     if not validated:
         config |= {"eval_strategy": "no", "metric_for_best_model": None, "eval_steps": None}
@@ -92,7 +94,7 @@ def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | N
     if trainer.args.eval_strategy != "no" and patience:
         trainer.add_callback(EarlyStopping(patience))
     trainer.remove_callback(PrinterCallback)
-    for callback in (MarkComplete(), Forward(log), Progress(chance_loss)):
+    for callback in (MarkComplete(), Forward(log, chance_loss), Progress(chance_loss)):
         trainer.add_callback(callback)
     checkpoint = last_checkpoint(folder)
     if checkpoint:
@@ -117,13 +119,16 @@ class MarkComplete(TrainerCallback):
 
 
 class Forward(TrainerCallback):
-    """Hands every logged number to `log` under the name of its curve."""
+    """Hands every logged number to `log` under the name of its curve, and the loss of chance beside each loss."""
 
-    def __init__(self, log: Log) -> None:
-        self.log = log
+    def __init__(self, log: Log, chance_loss: float | None) -> None:
+        self.log, self.chance_loss = log, chance_loss
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self.log({"epoch": float(state.epoch or 0)} | curves(kwargs["logs"]), state.global_step)
+        values = curves(kwargs["logs"])
+        if "train_loss" in values and self.chance_loss is not None:
+            values["chance_loss"] = self.chance_loss
+        self.log({"epoch": float(state.epoch or 0)} | values, state.global_step)
 
 
 def curves(logs: Mapping[str, Any]) -> dict[str, float]:

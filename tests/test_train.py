@@ -151,6 +151,12 @@ def test_early_stopping_keeps_the_best_model(config: Callable[..., Any], tmp_pat
     assert metrics["valid/recall_at_10"] == pytest.approx(max(values))
 
 
+@pytest.mark.parametrize("overrides", [["trainer=low_memory"], ["trainer=quick"], ["trainer.eval_strategy=no"]])
+def test_trainer_presets(overrides: list[str], config: Callable[..., Any]) -> None:
+    metrics = train(config(*TINY, "trainer.num_train_epochs=1", *overrides))
+    assert metrics["test/n_requests"] == 120
+
+
 @pytest.mark.parametrize("candidates", ["sampled", "retrieved", "full"])
 @pytest.mark.parametrize("protocol", ["leave_one_out", "temporal"])
 def test_every_protocol_with_every_kind_of_candidates(
