@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -159,12 +160,17 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Of everything a reranker can read, pictures by their path."""
+        """Of everything a reranker can read; a picture file counts by its name and size, wherever it lies."""
+
+        def identity(picture: object) -> str:
+            if isinstance(picture, np.ndarray):
+                return sha256(picture)
+            return f"{Path(picture).name} {Path(picture).stat().st_size}" if isinstance(picture, str) else ""
+
         c = self.catalog
-        texts = [str(column.tolist()) for column in (c.title, c.description, c.categories, c.caption)]
-        pictures = [p if isinstance(p, str | None) else p.tobytes() for p in c.image]
+        columns = (c.title, c.description, c.categories, c.caption, c.semantic_summary, map(identity, c.image))
         reviews = "" if self.interactions.review is None else "\n".join(self.interactions.review)
-        return sha256(self.interactions_sha256, *texts, str(c.semantic_summary.tolist()), str(pictures), reviews)
+        return sha256(self.interactions_sha256, *(str(list(column)) for column in columns), reviews)
 
 
 @dataclass(frozen=True)

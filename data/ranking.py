@@ -6,11 +6,16 @@ from data.dataset import Ragged
 from data.keys import TIES, keys
 
 
-def mask_seen(scores: np.ndarray, histories: Ragged, relevant: Ragged) -> None:
-    """Sets the history's items to -inf in a dense [R, I] array, in place; a relevant item keeps its score."""
-    kept = scores[relevant.row_of_value, relevant.values]
-    scores[histories.row_of_value, histories.values] = -np.inf
-    scores[relevant.row_of_value, relevant.values] = kept
+def mask_seen(scores: np.ndarray, histories: Ragged, relevant: Ragged) -> np.ndarray:
+    """Sets the history's items to -inf in a dense [R, I] array, in place; a relevant item keeps its score.
+
+    Returns how many items it took out of each row, [R].
+    """
+    seen = np.zeros(scores.shape, dtype=bool)
+    seen[histories.row_of_value, histories.values] = True
+    seen[relevant.row_of_value, relevant.values] = False
+    scores[seen] = -np.inf
+    return seen.sum(axis=1)
 
 
 def best(

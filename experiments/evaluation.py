@@ -63,10 +63,11 @@ class Evaluator:
             got = score(part)
             if got.shape != (len(part), part.width):
                 raise ValueError(f"scores have shape {got.shape}, not {(len(part), part.width)}")
+            n_seen: np.ndarray | int = 0
             if part.candidates is None and self.filter_seen:
                 got = np.array(got, dtype=np.float32)
-                mask_seen(got, part.histories, relevant)
-            ranks.append(rank(got, part, relevant, self.seed))
+                n_seen = mask_seen(got, part.histories, relevant)
+            ranks.append(rank(got, part, relevant, self.seed, n_seen))
             if keep:
                 top, value = self._best(got, part)
                 items.append(top)

@@ -7,7 +7,7 @@ recall and average precision divide by all relevant items of the request, those 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,8 +33,9 @@ class Ranks:
 
     row: np.ndarray  # [P] int64, non-decreasing
     rank: np.ndarray  # [P] float64, inf for a miss
+    present: np.ndarray  # [P] bool, among the candidates; a reranker may still leave it unranked
     tied: np.ndarray  # [P] bool, another candidate has the same score
-    n_candidates: np.ndarray  # [R] candidates that could be ranked
+    n_candidates: np.ndarray  # [R] what there was to rank, whether or not the reranker did
     n_relevant: np.ndarray  # [R] relevant items, missed ones included
 
     def __len__(self) -> int:
@@ -43,21 +44,15 @@ class Ranks:
     @property
     def found(self) -> np.ndarray:
         """[R] relevant items among the candidates."""
-        return np.bincount(self.row[np.isfinite(self.rank)], minlength=len(self))
+        return np.bincount(self.row[self.present], minlength=len(self))
 
     def oracle(self) -> Ranks:
         """The same requests with the relevant items that were found put first."""
-        missed = np.isinf(self.rank)
-        order = np.lexsort((missed, self.row))
+        order = np.lexsort((~self.present, self.row))
         start = np.searchsorted(self.row, np.arange(len(self)))
         place = np.arange(len(self.row)) - start[self.row] + 1.0
-        return Ranks(
-            self.row,
-            np.where(missed[order], np.inf, place),
-            missed & False,
-            self.n_candidates,
-            self.n_relevant,
-        )
+        present = self.present[order]
+        return replace(self, rank=np.where(present, place, np.inf), present=present, tied=np.zeros_like(present))
 
     @staticmethod
     def concatenate(parts: list[Ranks]) -> Ranks:
@@ -66,16 +61,20 @@ class Ranks:
         return Ranks(
             np.concatenate([part.row + s for part, s in zip(parts, shift, strict=True)]),
             np.concatenate([part.rank for part in parts]),
+            np.concatenate([part.present for part in parts]),
             np.concatenate([part.tied for part in parts]),
             np.concatenate([part.n_candidates for part in parts]),
             np.concatenate([part.n_relevant for part in parts]),
         )
 
 
-def rank(scores: np.ndarray, requests: Requests, relevant: Ragged, seed: int) -> Ranks:
+def rank(
+    scores: np.ndarray, requests: Requests, relevant: Ragged, seed: int, n_excluded: np.ndarray | int = 0
+) -> Ranks:
     """Ranks the relevant items by `scores` float32 [R, N] (columns as the candidates, or the whole catalogue).
 
-    Ties are broken by the seeded key of (request, item). Padding and scores of -inf are not ranked.
+    Ties are broken by the seeded key of (request, item). Padding and scores of -inf are not ranked. `n_excluded` [R]
+    says how many items the protocol has set to -inf (the history), which are no candidates at all.
     """
     if np.isnan(scores).any():
         raise UserError(f"{int(np.isnan(scores).any(axis=1).sum()):,} requests got NaN scores; the reranker diverged")
@@ -96,8 +95,9 @@ def rank(scores: np.ndarray, requests: Requests, relevant: Ragged, seed: int) ->
     return Ranks(
         row=row,
         rank=np.where(own > 0, 1.0 + better, np.inf),
+        present=present,
         tied=(own > 0) & (equal > 1),
-        n_candidates=(order > 0).sum(axis=1),
+        n_candidates=np.broadcast_to((items >= 0).sum(axis=-1) - n_excluded, len(order)),
         n_relevant=relevant.lengths,
     )
 

@@ -32,7 +32,7 @@ def seed_everything(seed: int) -> None:
     """Python, numpy and torch; deterministic kernels where torch has them (on CPU: all that are used here)."""
     transformers.set_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes nothing here
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # saves time
 
 
 def device() -> torch.device:

@@ -155,11 +155,17 @@ def test_item_fields_and_images(tmp_path: Path) -> None:
     ]
     source = MovieLens100K(name="m", path=str(folder), item_fields=fields, images=str(tmp_path / "pics"))
     dataset = source.load(tmp_path)
+    assert dataset.sha256
     rows = dataset.catalog.row_of_id
     assert dataset.catalog.caption[rows["2"]] == "plot 2"
     assert dataset.catalog.semantic_summary[rows["3"]] == "about three"
     assert dataset.catalog.image[rows["4"]].endswith("4.JPG")
     assert dataset.catalog.image[rows["1"]] is None
+    (tmp_path / "pics").rename(tmp_path / "moved")
+    source.images = str(tmp_path / "moved")
+    assert source.load(tmp_path).sha256 == dataset.sha256, "the place of a file changes no number"
+    (tmp_path / "moved" / "4.JPG").write_bytes(b"another picture")
+    assert source.load(tmp_path).sha256 != dataset.sha256
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,8 @@ def test_padding_and_minus_infinity_are_never_ranked() -> None:
     scores = np.array([[0.1, 0.2, 9, 9], [0, 0, 0, -np.inf]], dtype=np.float32)
     ranks = rank(scores, requests, Ragged.from_rows([[4], [9]]), 0)
     assert ranks.rank.tolist() == [2, np.inf]
-    assert ranks.n_candidates.tolist() == [2, 3]
+    assert ranks.n_candidates.tolist() == [2, 4]
+    assert ranks.found.tolist() == [1, 1], "a candidate that a reranker leaves unranked was there to be ranked"
 
 
 def test_nan_scores_are_an_error() -> None:
@@ -166,3 +167,23 @@ def test_slices_of_a_full_ranking_agree_with_one_sort(monkeypatch: pytest.Monkey
         seen = set(histories.row(r).tolist()) - {int(relevance.items.values[r])}
         assert not seen & set(whole.items[r].tolist())
         assert whole.items[r].tolist().index(relevance.items.values[r]) == whole.ranks.rank[r] - 1
+
+
+def test_chance_of_a_full_ranking_is_of_the_catalogue_less_the_history() -> None:
+    """Also for a first stage, which keeps its best 100 and leaves the rest unranked."""
+    histories = Ragged.from_rows([[0, 1, 2], [], [7]])
+    relevance = Relevance(Ragged.from_rows([[5], [6], [7]]))  # the last repeats its history and stays
+    requests = Requests(range(10), np.arange(3), histories)  # type: ignore[arg-type]
+    evaluator = Evaluator(requests, relevance, ["recall"], [2], seed=0)
+
+    def few(part: Requests) -> np.ndarray:
+        scores = np.full((len(part), 10), -np.inf, dtype=np.float32)
+        scores[:, :6] = 1
+        return scores
+
+    result = evaluator(few)
+    assert result.ranks.n_candidates.tolist() == [7, 10, 10]
+    assert result.ranks.found.tolist() == [1, 1, 1]
+    assert evaluator.chance(result.ranks).mean["recall_at_2"] == pytest.approx([2 / 7, 2 / 10, 2 / 10])
+    assert np.isinf(result.ranks.rank[1:]).all()
+    assert evaluator.oracle(result.ranks)["recall_at_2"].tolist() == [1, 1, 1]
