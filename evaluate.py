@@ -26,16 +26,33 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     run = Run(Path(cfg.run))
     experiment = configure(cfg)
     dataset = stages.load(experiment)
-    folder = run.folder / "evaluations" / experiment.identity(dataset)
-    if not (folder / "manifest.json").exists() or experiment.force:
-        data = stages.open_data(experiment, dataset)
-        folder.mkdir(parents=True, exist_ok=True)
-        experiment.reranker.load(run.folder / "model", data.test.requests)
-        _, seconds = stages.training_record(run)
-        valid = data.validation(experiment.reranker.score, description="validating").means
-        valid = {f"valid/{name}": value for name, value in valid.items()}
-        stages.report(experiment, folder, experiment.reranker, data, valid, seconds)
-    return show(folder)
+    evaluation = Run(run.folder / "evaluations" / experiment.identity(dataset))
+    with evaluation.lock(experiment.root):
+        if not evaluation.complete or experiment.force:
+            record = run.training
+            notes = compare(record, stages.trained_on(experiment, dataset))
+            data = stages.open_data(experiment, dataset)
+            reranker = experiment.reranker
+            reranker.load(run.folder / "model", data.test.requests)
+            if not record["refit_on_validation"]:  # a model refit on validation knows it; what was chosen by stays
+                valid = data.validation(reranker.score, description="validating").means
+                record |= {"valid": {f"valid/{name}": value for name, value in valid.items()}}
+            with evaluation.start(experiment.resolved, experiment.force, experiment.tracker):
+                stages.report(experiment, evaluation.folder, reranker, data, record, notes)
+    return show(evaluation.folder)
+
+
+def compare(trained: dict[str, object], asked: dict[str, object]) -> list[str]:
+    """Refuses what would test a model on its own training data; returns a label where that cannot be ruled out."""
+    if trained["interactions_sha256"] != asked["interactions_sha256"]:
+        return ["the model was trained on other data than it is tested on"]
+    for key, what in (("split", "protocol"), ("refit_on_validation", "protocol.refit_on_validation")):
+        if trained[key] != asked[key]:
+            raise UserError(
+                f"the run was trained with {what}={trained[key]}, so testing it with {asked[key]} would test it on "
+                "what it has seen, or compare it with rows that have seen more; train again with train.py"
+            )
+    return []
 
 
 def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
@@ -47,10 +64,20 @@ def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
         return arguments
     if {"-m", "--multirun"} & set(arguments):
         raise UserError("evaluate.py takes one run at a time; call it once for each")
+    for key in values:
+        if key in ("reranker", "tuned", "trainer", "seed", "experiment") or key.startswith("trainer."):
+            raise UserError(
+                f"{key}= belongs to the training of the run and cannot change now; train again with train.py"
+            )
     root = Path(values.get("paths.root", ROOT)).expanduser().resolve()
     folder = find_run(root, values["run"])
     stored = [str(word) for word in OmegaConf.load(folder / "overrides.yaml")]
-    kept = [word for word in stored if word.partition("=")[0].lstrip("+~") not in values]
+    new_groups = tuple(f"{key}." for key in values if "." not in key)  # dataset=other drops the old dataset.path=
+    kept = [
+        word
+        for word in stored
+        if (key := word.partition("=")[0].lstrip("+~")) not in values and not key.startswith(new_groups)
+    ]
     return [*kept, *(word for word in arguments if not word.startswith("run=")), f"run={folder}"]
 
 

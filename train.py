@@ -22,15 +22,14 @@ def train(cfg: DictConfig) -> dict[str, float]:
     experiment = configure(cfg)  # everything is checked before any data is read
     dataset = stages.load(experiment)
     run = Run(experiment.root / "runs" / experiment.name(dataset))
-    if run.complete and not experiment.force:
-        print(f"{run.folder.name} is finished already; here is its table again (force=true redoes it).")
-        return show(run.folder)
-
-    data = stages.open_data(experiment, dataset)  # split, candidates, evaluators
-    with run.start(experiment.resolved, experiment.force, experiment.tracker):
-        reranker = stages.fit(experiment, run, data)
-        valid, seconds = stages.training_record(run)
-        stages.report(experiment, run.folder, reranker, data, valid, seconds)
+    with run.lock(experiment.root):
+        if run.complete and not experiment.force:
+            print(f"{run.folder.name} is finished already; here is its table again (force=true redoes it).")
+            return show(run.folder)
+        data = stages.open_data(experiment, dataset)  # split, candidates, evaluators
+        with run.start(experiment.resolved, experiment.force, experiment.tracker):
+            reranker = stages.fit(experiment, run, data)
+            stages.report(experiment, run.folder, reranker, data, run.training, [])
     return show(run.folder)
 
 

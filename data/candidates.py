@@ -3,9 +3,9 @@
     sampled     the relevant items and seeded negatives, never an item of the user's full history; label: sampled
     retrieved   what the first stage found; what it missed is not put in
     full        the whole catalogue; of the first stage only its best 100 are kept
-    file        lists made elsewhere: parquet with columns phase, request (user id), candidates (list of item ids)
+    file        lists made elsewhere, in the same format
 
-The file is `<cache>/candidates/<hash of data, protocol and candidates>.parquet`, in original ids.
+The file is `<cache>/candidates/<hash of data, protocol and candidates>.parquet`; see `data.candidate_file`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock
 
+from data.candidate_file import Lists, read_lists, write_lists
 from data.dataset import Dataset, Ragged, Relevance, Requests
-from data.errors import UserError
-from data.files import existing, file_sha256
-from data.keys import SHUFFLE, SUBSET, TIES, keys
+from data.errors import UserError, check_seed, in_range, one_of
+from data.files import existing_file, file_sha256
+from data.keys import NEGATIVES_OF_TEST, NEGATIVES_OF_VALIDATION, SHUFFLE, SUBSET, TIES, keys
 from data.progress import bar
 from data.ranking import best, composite, mask_seen
 from data.retrievers import EASE, Retriever
@@ -43,15 +41,11 @@ class Candidates:
     path: str | None = None  # of mode file
 
     def __post_init__(self) -> None:
-        for key, value, allowed in (
-            ("mode", self.mode, MODES),
-            ("presentation", self.presentation, ("shuffled", "first_stage")),
-            ("negatives", self.negatives, ("uniform", "popularity")),
-        ):
-            if value not in allowed:
-                raise UserError(f"candidates.{key}={value} is not allowed; choose {' or '.join(allowed)}")
-        if self.size < 2:
-            raise UserError(f"candidates.size={self.size} is out of range; it must be at least 2")
+        one_of("candidates.mode", self.mode, MODES)
+        one_of("candidates.presentation", self.presentation, ("shuffled", "first_stage"))
+        one_of("candidates.negatives", self.negatives, ("uniform", "popularity"))
+        in_range("candidates.size", self.size, 2)
+        check_seed("candidates.seed", self.seed)
         if (self.mode == "file") != (self.path is not None):
             raise UserError("candidates.path is the file of candidates=file; give both or neither")
 
@@ -101,7 +95,7 @@ def prepare(
     }
     path = cache / "candidates" / f"{identity}.parquet"
     if candidates.mode == "file":
-        path = existing(Path(str(candidates.path)), "candidates.path")
+        path = existing_file(Path(str(candidates.path)), "candidates.path")
     elif not path.exists():
         if candidates.mode != "full" and candidates.size > len(dataset.catalog):
             raise UserError(
@@ -112,7 +106,8 @@ def prepare(
         with FileLock(f"{path}.lock"):
             if not path.exists():
                 _write(path, dataset, split, phases, candidates, filter_seen, refit_on_validation)
-    requests = _read(path, dataset, phases, candidates)
+    lists = read_lists(path, dataset, {name: phase.ids for name, phase in phases.items()})
+    requests = {name: to_requests(dataset, phase, lists[name], candidates) for name, phase in phases.items()}
     return Prepared(
         requests["validation"],
         Relevance(phases["validation"].relevant),
@@ -141,44 +136,22 @@ def _write(
     refit_on_validation: bool,
 ) -> None:
     n_items = len(dataset.catalog)
-    columns: dict[str, list[np.ndarray]] = {
-        "phase": [],
-        "request": [],
-        "lengths": [],
-        "items": [],
-        "scores": [],
-    }
+    written = {}
     for name, phase in phases.items():
         refit = refit_on_validation and name == "test"
         training = split.with_validation_in_train().train if refit else split.train
         candidates.retriever.fit(training.histories, n_items)
         if candidates.mode == "sampled":
-            items = sample(dataset, phase, training.histories, candidates)
+            stream = NEGATIVES_OF_TEST if name == "test" else NEGATIVES_OF_VALIDATION
+            items = sample(dataset, phase, training.histories, candidates, stream)
             scores = score_lists(candidates.retriever, phase.histories, items)
         else:
             width = min(KEPT, n_items) if candidates.mode == "full" else candidates.size
             items, scores = retrieve(candidates.retriever, phase, width, filter_seen, candidates.seed)
         if candidates.mode != "full":
             items, scores = present(phase.ids, items, scores, candidates)
-        found = items >= 0
-        columns["phase"].append(np.repeat(name, len(items)))
-        columns["request"].append(dataset.user_id[phase.ids])
-        columns["lengths"].append(found.sum(axis=1))
-        columns["items"].append(dataset.catalog.id[items[found]])
-        columns["scores"].append(scores[found])
-    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    offsets = pa.array(np.concatenate([[0], np.cumsum(joined["lengths"])]), type=pa.int32())
-    table = pa.table(
-        {
-            "phase": pa.array(joined["phase"].astype(object)),
-            "request": pa.array(joined["request"]),
-            "candidates": pa.ListArray.from_arrays(offsets, pa.array(joined["items"], type=pa.string())),
-            "first_stage_scores": pa.ListArray.from_arrays(offsets, pa.array(joined["scores"], type=pa.float32())),
-        }
-    )
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+        written[name] = (phase.ids, (items, scores))
+    write_lists(path, dataset, written)
 
 
 def retrieve(
@@ -199,11 +172,12 @@ def retrieve(
     return items, values
 
 
-def sample(dataset: Dataset, phase: Phase, training: Ragged, candidates: Candidates) -> np.ndarray:
+def sample(dataset: Dataset, phase: Phase, training: Ragged, candidates: Candidates, stream: int) -> np.ndarray:
     """[R, size] int32: the relevant items (at most size - 1, the rest count as missed), then seeded negatives.
 
     Negatives are drawn without replacement, uniformly or by training popularity (an item never seen weighs as one
-    interaction), by the largest Gumbel-perturbed log-weights; no item of the user's full sequence is one.
+    interaction), by the largest Gumbel-perturbed log-weights; no item of the user's full sequence is one. The noise
+    is of (seed, phase, user, item): validation and test share no draw, and a subset of requests keeps its lists.
     """
     n_items, size = len(dataset.catalog), candidates.size
     everything = dataset.sequences.take(phase.ids)
@@ -215,11 +189,11 @@ def sample(dataset: Dataset, phase: Phase, training: Ragged, candidates: Candida
         )
     popularity = np.maximum(np.bincount(training.values, minlength=n_items), 1)
     weight = np.log(popularity) if candidates.negatives == "popularity" else np.zeros(n_items)
-    rng = np.random.default_rng(candidates.seed)
     out = np.full((len(phase.ids), size), -1, dtype=np.int32)
     for start in bar(range(0, len(out), 1024), "sampling"):
         rows = np.arange(start, min(start + 1024, len(out)))
-        score = (weight + rng.gumbel(size=(len(rows), n_items))).astype(np.float32)
+        uniform = (keys(candidates.seed, stream, phase.ids[rows], np.arange(n_items)) >> np.uint64(11)) * 2.0**-53
+        score = (weight - np.log(-np.log(uniform + 2.0**-54))).astype(np.float32)
         own = everything.take(rows)
         score[own.row_of_value, own.values] = -np.inf
         relevant = phase.relevant.take(rows)
@@ -236,6 +210,7 @@ def score_lists(retriever: Retriever, histories: Ragged, items: np.ndarray) -> n
     out = np.empty(items.shape, dtype=np.float32)
     for rows, dense in retriever.slices(histories):
         out[rows] = np.take_along_axis(dense, np.maximum(items[rows], 0), axis=1)
+    out[np.isneginf(out)] = np.finfo(np.float32).min  # not linked to the history: last, but in the list
     return out
 
 
@@ -252,49 +227,13 @@ def present(
     return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def _read(path: Path, dataset: Dataset, phases: dict[str, Phase], candidates: Candidates) -> dict[str, Requests]:
-    try:
-        table = pq.read_table(path).to_pandas()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not a parquet file ({error}); delete it or give another candidates.path") from None
-    for column in ("phase", "request", "candidates"):
-        if column not in table:
-            raise UserError(f"{path} has no column {column}; it needs phase, request and candidates")
-    return {
-        name: _requests(path, table[table["phase"] == name], name, dataset, phase, candidates)
-        for name, phase in phases.items()
-    }
-
-
-def _requests(
-    path: Path, table: pd.DataFrame, name: str, dataset: Dataset, phase: Phase, candidates: Candidates
-) -> Requests:
-    wanted = pd.Index(table["request"].astype(str)).get_indexer(pd.Index(dataset.user_id[phase.ids]))
-    if (wanted < 0).any():
-        missing = dataset.user_id[phase.ids[np.argmin(wanted)]]
-        raise UserError(f"{path} has no {name} candidates for user {missing}; every request needs a list")
-    lists = table["candidates"].to_numpy()[wanted]
-    lengths = np.array([len(row) for row in lists])
-    ids = pd.Index(np.concatenate([np.asarray(row, dtype=object) for row in lists]).astype(str))
-    flat = pd.Index(dataset.catalog.id).get_indexer(ids).astype(np.int32)
-    if (flat < 0).any():
-        at = int(np.argmin(flat))
-        request = dataset.user_id[phase.ids[np.searchsorted(np.cumsum(lengths), at, side="right")]]
-        raise UserError(
-            f"{path}: the candidate {ids[at]!r} of user {request} ({name}) is not in dataset {dataset.name}"
-        )
-    if "first_stage_scores" in table:
-        values = np.concatenate(list(table["first_stage_scores"].to_numpy()[wanted])).astype(np.float32)
-    else:  # a list without scores is ranked as it stands
-        values = -np.concatenate([np.arange(length) for length in lengths]).astype(np.float32)
-    width = candidates.size if candidates.mode in ("sampled", "retrieved") else int(lengths.max(initial=1))
-    inside = np.arange(width) < lengths[:, None]
-    items = np.full(inside.shape, -1, dtype=np.int32)
-    scores = np.full(inside.shape, -np.inf, dtype=np.float32)
-    items[inside], scores[inside] = flat, values
+def to_requests(dataset: Dataset, phase: Phase, lists: Lists, candidates: Candidates) -> Requests:
+    items, scores = lists
     if candidates.mode == "file":
-        _no_repeats(path, items, dataset, phase)
         items, scores = present(phase.ids, items, scores, candidates)
+    elif candidates.mode != "full" and (missing := candidates.size - items.shape[1]) > 0:
+        items = np.pad(items, ((0, 0), (0, missing)), constant_values=-1)
+        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
     return Requests(
         catalog=dataset.catalog,
         ids=phase.ids,
@@ -303,11 +242,3 @@ def _requests(
         first_stage_items=items,
         first_stage_values=scores,
     )
-
-
-def _no_repeats(path: Path, items: np.ndarray, dataset: Dataset, phase: Phase) -> None:
-    ordered = np.sort(items, axis=1)
-    row, column = np.nonzero((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))
-    if len(row):
-        item, user = dataset.catalog.id[ordered[row[0], column[0]]], dataset.user_id[phase.ids[row[0]]]
-        raise UserError(f"{path} lists the candidate {item} of user {user} twice; each may stand once")

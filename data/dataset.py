@@ -126,7 +126,7 @@ class Provenance:
     licence: str
     files: dict[str, str]  # file name -> sha256 of every file read
     synthetic: bool = False
-    removed: tuple[str, ...] = ()  # one sentence for each filter that removed something
+    notes: tuple[str, ...] = ()  # what was removed, joined or counted, a sentence each
 
 
 class Planted(Protocol):
@@ -160,12 +160,12 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Of everything a reranker can read; a picture file counts by its name and size, wherever it lies."""
+        """Of everything a reranker can read; a picture by its content, wherever it lies."""
 
         def identity(picture: object) -> str:
             if isinstance(picture, np.ndarray):
                 return sha256(picture)
-            return f"{Path(picture).name} {Path(picture).stat().st_size}" if isinstance(picture, str) else ""
+            return sha256(Path(picture).read_bytes()) if isinstance(picture, str) else ""
 
         c = self.catalog
         columns = (c.title, c.description, c.categories, c.caption, c.semantic_summary, map(identity, c.image))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -21,9 +22,15 @@ from data.errors import UserError
 READABLE = {"int64": "a whole number", "float64": "a finite number", "str": "a text that is not empty"}
 
 
-def existing(path: Path, key: str) -> Path:
-    if not path.exists():
-        raise UserError(f"{key}={path} does not exist; give an existing path")
+def existing_file(path: Path, key: str) -> Path:
+    if not path.is_file():
+        raise UserError(f"{key}={path} {'is a folder' if path.exists() else 'does not exist'}; give an existing file")
+    return path
+
+
+def existing_folder(path: Path, key: str) -> Path:
+    if not path.is_dir():
+        raise UserError(f"{key}={path} {'is a file' if path.exists() else 'does not exist'}; give an existing folder")
     return path
 
 
@@ -75,7 +82,7 @@ def read_rows(
     sep: str,
     columns: dict[str, str],
     on_bad_row: str,
-    removed: list[str],
+    notes: list[str],
     encoding: str = "utf-8",
 ) -> pd.DataFrame:
     """A headerless table whose first fields are `columns`, one row a line: name -> int64 | float64 | str | any.
@@ -106,11 +113,11 @@ def read_rows(
             return table
     except (ValueError, OverflowError):
         pass
-    return _read_line_by_line(path, text, sep, columns, on_bad_row, removed)
+    return _read_line_by_line(path, text, sep, columns, on_bad_row, notes)
 
 
 def _read_line_by_line(
-    path: Path, text: str, sep: str, columns: dict[str, str], on_bad_row: str, removed: list[str]
+    path: Path, text: str, sep: str, columns: dict[str, str], on_bad_row: str, notes: list[str]
 ) -> pd.DataFrame:
     parse = {"int64": int, "float64": float, "str": str, "any": str}
     rows: list[list[Any]] = []
@@ -142,7 +149,7 @@ def _read_line_by_line(
                 f"{path}, line {number}: {problem}; mend it or pass dataset.on_bad_row=skip to leave such rows out"
             )
     if skipped:
-        removed.append(f"{skipped:,} bad rows of {path.name} were left out")
+        notes.append(f"{skipped:,} bad rows of {path.name} were left out")
     table = pd.DataFrame(rows, columns=pd.Index(list(columns)))
     return table.astype({name: kind for name, kind in columns.items() if kind not in ("str", "any")})
 
@@ -194,7 +201,7 @@ def download(url: str, path: Path, progress: Callable[[Iterable[bytes], int], It
             if error.code != 416:  # 416: the partial file is already whole
                 raise UserError(f"{url} answered {error.code}; download it by hand to {path}") from None
             total = have
-        except OSError as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise UserError(
                 f"{url} could not be fetched ({error}); run the command again to continue, or give dataset.path="
             ) from None

@@ -2,30 +2,30 @@
 
 import pandas as pd
 
-Removed = list[str]
+Notes = list[str]
 
 
-def drop_missing_titles(events: pd.DataFrame, items: pd.DataFrame, removed: Removed) -> pd.DataFrame:
+def drop_missing_titles(events: pd.DataFrame, items: pd.DataFrame, notes: Notes) -> pd.DataFrame:
     titled = items.index[items["title"].fillna("").str.strip() != ""]
     if len(titled) == 0:
         return events  # a source without any title is not one with missing titles
-    return _keep(events, events["item"].isin(titled), "of items without a title", removed)
+    return _keep(events, events["item"].isin(titled), "of items without a title", notes)
 
 
-def drop_ratings_below(events: pd.DataFrame, min_rating: float | None, removed: Removed) -> pd.DataFrame:
+def drop_ratings_below(events: pd.DataFrame, min_rating: float | None, notes: Notes) -> pd.DataFrame:
     if min_rating is None:
         return events
-    return _keep(events, events["rating"] >= min_rating, f"rated below {min_rating:g}", removed)
+    return _keep(events, events["rating"] >= min_rating, f"rated below {min_rating:g}", notes)
 
 
-def drop_duplicates(events: pd.DataFrame, removed: Removed) -> pd.DataFrame:
+def drop_duplicates(events: pd.DataFrame, notes: Notes) -> pd.DataFrame:
     """Of several interactions of one user with one item, the earliest stays (the first in the file on a tie)."""
     order = events.sort_values("timestamp", kind="stable")
     duplicated = order.duplicated(["user", "item"]).reindex(events.index)
-    return _keep(events, ~duplicated, "that repeat a user-item pair", removed)
+    return _keep(events, ~duplicated, "that repeat a user-item pair", notes)
 
 
-def k_core(events: pd.DataFrame, k: int, removed: Removed) -> pd.DataFrame:
+def k_core(events: pd.DataFrame, k: int, notes: Notes) -> pd.DataFrame:
     """Drops users and items with fewer than k interactions until none is left."""
     before, kept = len(events), events
     while k > 1 and not kept.empty:
@@ -36,12 +36,12 @@ def k_core(events: pd.DataFrame, k: int, removed: Removed) -> pd.DataFrame:
             break
         kept = kept[enough]
     if len(kept) < before:
-        removed.append(f"the {k}-core left out {before - len(kept):,} of {before:,} interactions")
+        notes.append(f"the {k}-core left out {before - len(kept):,} of {before:,} interactions")
     return kept
 
 
-def _keep(events: pd.DataFrame, mask: pd.Series, what: str, removed: Removed) -> pd.DataFrame:
+def _keep(events: pd.DataFrame, mask: pd.Series, what: str, notes: Notes) -> pd.DataFrame:
     dropped = int((~mask).sum())
     if dropped:
-        removed.append(f"{dropped:,} of {len(events):,} interactions {what} were left out")
+        notes.append(f"{dropped:,} of {len(events):,} interactions {what} were left out")
     return events[mask]

@@ -11,25 +11,32 @@ from typing import Any
 import pandas as pd
 
 from data.errors import UserError
-from data.files import existing, file_sha256, read_records
+from data.files import existing_file, existing_folder, file_sha256, read_records
 
 TEXT_FIELDS = ("title", "description", "caption", "semantic_summary")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 SETTINGS = {"path", "on", "key", "fields"}
 
 
-def join_item_fields(items: pd.DataFrame, spec: Any, removed: list[str]) -> dict[str, str]:
+def join_item_fields(items: pd.DataFrame, spec: Any, notes: list[str]) -> dict[str, str]:
     """Fills columns of `items` in place; returns the sha256 of each file read."""
     hashes = {}
     for entry in spec if isinstance(spec, list) else [spec]:
-        entry = {"path": entry} if isinstance(entry, str) else dict(entry)
+        entry = {"path": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict):
+            raise UserError(
+                f"dataset.item_fields={entry} is not allowed; give a file, {{path: file, ...}} or a list of these"
+            )
         if unknown := set(entry) - SETTINGS:
             raise UserError(
                 f"dataset.item_fields has the unknown key {min(unknown)}; allowed: {', '.join(sorted(SETTINGS))}"
             )
-        if "path" not in entry:
+        fields = entry.get("fields")
+        if fields is not None and not isinstance(fields, dict):
+            raise UserError(f"dataset.item_fields.fields={fields} must map names, as in {{plot: caption}}")
+        if not isinstance(entry.get("path"), str):
             raise UserError("dataset.item_fields needs path=, the JSONL or CSV file to join")
-        path = existing(Path(entry["path"]), "dataset.item_fields.path")
+        path = existing_file(Path(entry["path"]), "dataset.item_fields.path")
         by = entry.get("on", "id")
         if by not in ("id", "title"):
             raise UserError(f"dataset.item_fields.on={by} is not allowed; choose id or title")
@@ -39,15 +46,13 @@ def join_item_fields(items: pd.DataFrame, spec: Any, removed: list[str]) -> dict
             by,
             entry.get("key", "item_id" if by == "id" else "title"),
             entry.get("fields"),
-            removed,
+            notes,
         )
-        hashes[path.name] = file_sha256(path)
+        hashes["/".join(path.parts[-2:])] = file_sha256(path)
     return hashes
 
 
-def _join(
-    items: pd.DataFrame, path: Path, by: str, key: str, fields: dict[str, str] | None, removed: list[str]
-) -> None:
+def _join(items: pd.DataFrame, path: Path, by: str, key: str, fields: dict[str, str] | None, notes: list[str]) -> None:
     records = read_records(path)
     present = {name for record in records for name in record}
     fields = fields or {name: name for name in (*TEXT_FIELDS, "categories") if name in present}
@@ -72,7 +77,7 @@ def _join(
             for before, record in zip(old, matched, strict=True)
         ]
         items[target] = pd.Series(new, index=items.index, dtype=object)
-    removed.append(f"{path.name} gave {', '.join(fields.values())} to {found:,} of {len(items):,} items")
+    notes.append(f"{path.name} gave {', '.join(fields.values())} to {found:,} of {len(items):,} items")
 
 
 def _fold(title: Any) -> str:
@@ -85,12 +90,12 @@ def _value(target: str, value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def join_images(items: pd.DataFrame, folder: Path, removed: list[str]) -> None:
+def join_images(items: pd.DataFrame, folder: Path, notes: list[str]) -> None:
     """Gives each item the picture whose file name is its id."""
-    existing(folder, "dataset.images")
+    existing_folder(folder, "dataset.images")
     pictures = {path.stem: str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES}
     items["image"] = pd.Series([pictures.get(str(i)) for i in items.index], index=items.index, dtype=object)
     found = int(items["image"].notna().sum())
     if not found:
         raise UserError(f"dataset.images={folder} has no picture named by an item id ({', '.join(PICTURES)})")
-    removed.append(f"{found:,} of {len(items):,} items have a picture")
+    notes.append(f"{found:,} of {len(items):,} items have a picture")

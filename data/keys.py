@@ -5,7 +5,7 @@ They shuffle candidates and break ties, so that neither can depend on the order 
 
 import numpy as np
 
-SHUFFLE, TIES, RANDOM_RERANKER, SUBSET = 1, 2, 3, 4  # one stream for each use
+SHUFFLE, TIES, RANDOM_RERANKER, SUBSET, NEGATIVES_OF_VALIDATION, NEGATIVES_OF_TEST = range(1, 7)  # one stream a use
 
 
 def keys(seed: int, stream: int, requests: np.ndarray, items: np.ndarray) -> np.ndarray:

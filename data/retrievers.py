@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from data.dataset import Ragged
-from data.errors import UserError
+from data.errors import UserError, in_range
 
 ROWS = 1024  # histories scored at a time
 
@@ -25,10 +25,7 @@ class Retriever:
     decay: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.last_n is not None and self.last_n < 1:
-            raise UserError(
-                f"candidates.retriever.last_n={self.last_n} is out of range; it must be at least 1 or null"
-            )
+        in_range("candidates.retriever.last_n", self.last_n, 1)
         if not 0 < self.decay <= 1:
             raise UserError(f"candidates.retriever.decay={self.decay} is out of range; it must be in (0, 1]")
 
@@ -74,6 +71,10 @@ class ItemKNN(Retriever):
     decay: float = 0.6
     neighbours: int = 100
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("candidates.retriever.neighbours", self.neighbours, 1)
+
     def fit(self, sequences: Ragged, n_items: int) -> None:
         x = _binary(sequences, n_items)
         self.similarity = _nearest(_cosine(x.T @ x), self.neighbours)
@@ -89,6 +90,10 @@ class Markov(Retriever):
     last_n: int | None = 5
     decay: float = 0.6
     window: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("candidates.retriever.window", self.window, 1)
 
     def fit(self, sequences: Ragged, n_items: int) -> None:
         row, values = sequences.row_of_value, sequences.values
@@ -113,6 +118,10 @@ class EASE(Retriever):
     decay: float = 0.8
     regularization: float = 300.0
     max_items: int = 20_000  # the inverse is a dense [I, I] matrix
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("candidates.retriever.regularization", self.regularization, 1e-3)
 
     def fit(self, sequences: Ragged, n_items: int) -> None:
         if n_items > self.max_items:

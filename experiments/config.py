@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import typing
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data.candidates import Candidates
 from data.dataset import Dataset, sha256
-from data.errors import UserError
+from data.errors import UserError, check_seed
 from data.sources.source import Source
 from experiments.launch import ROOT
 from experiments.metrics import NAMES, key
@@ -28,6 +29,8 @@ from rerankers.base import Reranker, TrainerConfig
 
 T = TypeVar("T")
 OWN = ("data.", "rerankers.", "experiments.")
+NO_NUMBER = ("logging_steps", "save_total_limit", "dataloader_num_workers")  # trainer keys that change none
+UNUSED = {"full": ("size", "presentation", "negatives"), "file": ("size", "negatives", "retriever", "path")}
 VERSION = 1  # raised when the same config would give other numbers
 
 
@@ -80,23 +83,24 @@ class Experiment:
     def candidates_identity(self, dataset: Dataset) -> str:
         """Hash of all that the candidate file depends on."""
         protocol = self.resolved["protocol"]
-        depends = [protocol[name] for name in ("filter_seen", "refit_on_validation", "max_requests")]
-        depends += [
-            protocol["split"],
-            protocol["max_validation_requests"],
-            self.resolved["candidates"],
-            VERSION,
-        ]
+        names = ("split", "filter_seen", "refit_on_validation", "max_requests", "max_validation_requests")
+        depends = [VERSION, {name: protocol[name] for name in names}, self._drawn]
         return sha256(dataset.interactions_sha256, canonical(depends))[:16]
 
     def identity(self, dataset: Dataset) -> str:
         """Hash of all that can change a number: the config less paths, tracking and force, with the data's hash."""
-        config = {name: self.resolved[name] for name in ("protocol", "candidates", "reranker", "seed")}
+        config = {name: self.resolved[name] for name in ("protocol", "reranker", "seed")} | {"candidates": self._drawn}
         if self.reranker.trains:
-            config["trainer"] = self.resolved["trainer"]
+            config["trainer"] = {k: v for k, v in self.resolved["trainer"].items() if k not in NO_NUMBER}
         file = self.candidates.path
         content = Path(file).read_bytes() if file and Path(file).is_file() else b""
         return sha256(dataset.sha256, content, canonical([VERSION, config]))[:10]
+
+    @property
+    def _drawn(self) -> dict[str, Any]:
+        """The candidates' settings that the mode reads."""
+        unused = UNUSED.get(self.candidates.mode, ())
+        return {name: value for name, value in self.resolved["candidates"].items() if name not in unused}
 
     def name(self, dataset: Dataset) -> str:
         return f"{self.source.name}-{self.resolved['reranker']['name']}-{self.identity(dataset)}"
@@ -122,12 +126,28 @@ def configure(cfg: DictConfig) -> Experiment:
     retriever = build(resolved["candidates"]["retriever"], "candidates.retriever")
     trainer = checked(TrainerConfig, resolved["trainer"], "trainer")
     trainer.metric_for_best_model = trainer.metric_for_best_model or protocol.primary
+    computed = [key(name, k) for name in protocol.metrics for k in protocol.ks]
+    if trainer.metric_for_best_model not in computed:
+        raise UserError(
+            f"trainer.metric_for_best_model={trainer.metric_for_best_model} is not computed; choose of "
+            f"{', '.join(computed)}"
+        )
     top = checked(_Top, run := {"seed": resolved["seed"], "force": resolved["force"]}, "")
+    candidates = checked(Candidates, resolved["candidates"], "candidates", retriever=retriever)
+    name, _, k = protocol.primary.partition("_at_")
+    if candidates.mode in ("sampled", "retrieved") and name in ("recall", "hit") and int(k) >= candidates.size:
+        raise UserError(
+            f"protocol.primary={protocol.primary} is the same for every order of candidates.size={candidates.size}; "
+            f"choose a smaller k or protocol.primary=ndcg_at_{k}"
+        )
+    for where in ("dataset", "reranker"):  # part of a folder's name
+        if not re.fullmatch(r"[\w.-]+", label := str(resolved[where].get("name", ""))):
+            raise UserError(f"{where}.name={label} is not allowed; use letters, digits, '_', '-' and '.'")
     return Experiment(
         source=build(resolved["dataset"], "dataset"),
         protocol=protocol,
-        candidates=checked(Candidates, resolved["candidates"], "candidates", retriever=retriever),
-        reranker=build(resolved["reranker"], "reranker", trainer=trainer, seed=top.seed),
+        candidates=candidates,
+        reranker=build(resolved["reranker"], "reranker", trainer=trainer, seed=top.seed, checkpoints=Path()),
         tracker=build(resolved["tracking"], "tracking"),
         seed=top.seed,
         force=top.force,
@@ -142,6 +162,9 @@ def configure(cfg: DictConfig) -> Experiment:
 class _Top:
     seed: int = 0
     force: bool = False
+
+    def __post_init__(self) -> None:
+        check_seed("seed", self.seed)
 
 
 def preset(group: str, name: str) -> dict[str, Any]:

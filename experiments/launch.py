@@ -48,7 +48,7 @@ def launch(main: Callable[[], Any]) -> None:
             raise failed[0]
         if left_out:
             raise UserError(f"{len(left_out)} jobs of the sweep were left out; the first: {left_out[0]}")
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:  # OSError: no space, no permission
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -100,7 +100,7 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def sentence(error: BaseException) -> str:
     """Hydra's and OmegaConf's composition errors, in one line that says what to do."""
     text = str(error)
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | OSError) and not isinstance(error, HydraException):
         return text
     if (found := re.search(r"Could not override '([^']+)'", text)) and "nterpolation" not in text:
         return f"unknown key {found[1]}; `python train.py --cfg job` shows every key"

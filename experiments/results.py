@@ -22,6 +22,7 @@ import pandas as pd
 from data.dataset import Dataset
 from data.files import write_json, write_parquet
 from data.splits import Split
+from experiments.config import Protocol
 from experiments.evaluation import Evaluated, Evaluator
 from experiments.significance import bootstrap_interval, compare
 from rerankers.base import Reranker
@@ -110,13 +111,15 @@ def write_results(
     write_json(folder / "metrics.json", metrics)
 
 
-def labels(dataset: Dataset, reranker: Reranker, candidates: list[str], max_requests: int | None) -> list[str]:
+def labels(dataset: Dataset, reranker: Reranker, candidates: list[str], protocol: Protocol) -> list[str]:
     """What a reader must know before believing a number of this run."""
     out = list(candidates)
     if dataset.provenance.synthetic:
         out.append("synthetic data")
     if reranker.trains and reranker.trainer.num_train_epochs == 0:
         out.append("untrained")
-    if max_requests is not None:
-        out.append(f"at most {max_requests} test requests")
+    if protocol.max_requests is not None:
+        out.append(f"at most {protocol.max_requests} test requests")
+    if protocol.refit_on_validation:
+        out.append("refit on training + validation for the test")
     return out

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -41,6 +42,12 @@ PACKAGES = (
 class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def lock(self, root: Path) -> FileLock:
+        """One process at a time works on a run; a second waits and finds it finished."""
+        path = root / "cache" / "locks" / f"{self.folder.name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path)
 
     @property
     def complete(self) -> bool:
@@ -108,14 +115,19 @@ class Run:
             file.write("".join(json.dumps(point) + "\n" for point in points))
         return points
 
-    def save_model(self, save: Callable[[Path], None], valid: dict[str, float]) -> None:
+    @property
+    def training(self) -> dict[str, Any]:
+        """What stands beside the weights: seconds, validation metrics, and what the model has seen."""
+        return read_json(self.folder / "model" / "training.json")
+
+    def save_model(self, save: Callable[[Path], None], record: dict[str, Any]) -> None:
         """Weights and the training's record, whole or not at all; the checkpoints are no longer needed."""
         partial = self.folder / "model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         save(partial)
         seconds = time.perf_counter() - self.wall_from
-        write_json(partial / "training.json", {"seconds": seconds, "valid": valid})
+        write_json(partial / "training.json", {"seconds": seconds, **record})
         partial.replace(self.folder / "model")
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 

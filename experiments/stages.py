@@ -6,19 +6,20 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.candidates import Prepared, prepare
-from data.dataset import Dataset, Requests
+from data.dataset import Dataset, Relevance, Requests
 from data.errors import UserError
-from data.files import read_json, write_json
+from data.files import write_json
 from data.splits import Split
 from experiments.config import Experiment
 from experiments.evaluation import Evaluator
 from experiments.results import labels, reference_rows, summarize, write_results
 from experiments.runs import Run
-from rerankers.base import Reranker, missing
+from rerankers.base import Reranker, ScoreFn, missing
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def load(experiment: Experiment) -> Dataset:
     dataset = experiment.source.load(experiment.data)
     users, items, events = len(dataset.user_id), len(dataset.catalog), len(dataset.interactions)
     log.info("%s: %s users, %s items, %s interactions", dataset.name, f"{users:,}", f"{items:,}", f"{events:,}")
-    for sentence in dataset.provenance.removed:
+    for sentence in dataset.provenance.notes:
         log.info("  %s", sentence)
     if lacks := missing(experiment.reranker, dataset):
         raise UserError(
@@ -61,15 +62,15 @@ def open_data(experiment: Experiment, dataset: Dataset) -> Data:
         experiment.candidates,
         experiment.cache,
         experiment.candidates_identity(dataset),
-        protocol.filter_seen,
-        protocol.refit_on_validation,
-        protocol.max_requests,
-        protocol.max_validation_requests,
+        filter_seen=protocol.filter_seen,
+        refit_on_validation=protocol.refit_on_validation,
+        max_requests=protocol.max_requests,
+        max_validation_requests=protocol.max_validation_requests,
     )
 
-    def evaluator(requests: Requests, relevance: object) -> Evaluator:
+    def evaluator(requests: Requests, relevance: Relevance) -> Evaluator:
         seed = experiment.candidates.seed
-        return Evaluator(requests, relevance, protocol.metrics, protocol.ks, seed, protocol.filter_seen)  # type: ignore[arg-type]
+        return Evaluator(requests, relevance, protocol.metrics, protocol.ks, seed, protocol.filter_seen)
 
     return Data(
         dataset,
@@ -91,41 +92,47 @@ def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
     def record(values: dict[str, float], step: int) -> None:
         experiment.tracker.points(run.log(values, step))
 
-    def validate(score: object) -> dict[str, float]:
-        return data.validation(score, description="validating").means  # type: ignore[arg-type]
+    def validate(score: ScoreFn) -> dict[str, float]:
+        return data.validation(score, description="validating").means
 
-    reranker.trainer.output_dir = str(run.checkpoints)
+    reranker.checkpoints = run.checkpoints
     reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)
     valid = data.validation(reranker.score, description="validating").means
     if experiment.protocol.refit_on_validation:
-        reranker = _refit(experiment, run, data, record)
-    run.save_model(reranker.save, {f"valid/{name}": value for name, value in valid.items()})
+        reranker = _refit(experiment, run, data)
+    valid = {f"valid/{name}": value for name, value in valid.items()}
+    run.save_model(reranker.save, {"valid": valid, **trained_on(experiment, data.dataset)})
     return reranker
 
 
-def _refit(experiment: Experiment, run: Run, data: Data, record: object) -> Reranker:
+def trained_on(experiment: Experiment, dataset: Dataset) -> dict[str, object]:
+    """What a model has seen; `evaluate.py` compares it with what it is asked."""
+    return {
+        "interactions_sha256": dataset.interactions_sha256,
+        "split": experiment.resolved["protocol"]["split"],
+        "refit_on_validation": experiment.protocol.refit_on_validation,
+    }
+
+
+def _refit(experiment: Experiment, run: Run, data: Data) -> Reranker:
     """A fresh model on training + validation, for as many epochs as validation found best."""
-    trainer = replace(
-        experiment.reranker.trainer, output_dir=str(run.checkpoints / "refit"), early_stopping_patience=None
-    )
+    trainer = replace(experiment.reranker.trainer, early_stopping_patience=None)
     best = run.best_epoch(str(trainer.metric_for_best_model))
     if best is not None:
         trainer = replace(trainer, num_train_epochs=best, max_steps=-1)
         log.info("refitting on training + validation for %.1f epochs", best)
-    reranker = replace(experiment.reranker, trainer=trainer)
+    reranker = replace(experiment.reranker, trainer=trainer, checkpoints=run.checkpoints / "refit")
     reranker.fit(data.dataset, data.split.with_validation_in_train(), None, lambda values, step: None)
     return reranker
 
 
 def report(
-    experiment: Experiment,
-    folder: Path,
-    reranker: Reranker,
-    data: Data,
-    valid: dict[str, float],
-    training_seconds: float,
+    experiment: Experiment, folder: Path, reranker: Reranker, data: Data, record: dict[str, Any], notes: list[str]
 ) -> None:
-    """Evaluates on the test requests and writes every file of the run, the manifest last."""
+    """Evaluates on the test requests and writes every file of the run, the manifest last.
+
+    `record` is the training's own (`Run.training`); `notes` are further labels.
+    """
     seconds = 0.0
 
     def timed(requests: Requests) -> np.ndarray:
@@ -139,13 +146,13 @@ def report(
     split = data.split.with_validation_in_train() if protocol.refit_on_validation else data.split
     evaluated = data.test(timed, keep=True)
     rows = reference_rows(dataset, split, data.test)
-    metrics = valid | summarize(evaluated, rows, data.test, protocol.primary)
+    metrics = record["valid"] | summarize(evaluated, rows, data.test, protocol.primary)
     write_results(folder, dataset, data.test, evaluated, rows, metrics)
     trainable, total = reranker.facts(data.test.requests).get("parameters", (0, 0))
     cost = {
         "trainable_parameters": int(trainable),
         "total_parameters": int(total),
-        "training_seconds": round(training_seconds, 2),
+        "training_seconds": round(record["seconds"], 2),
         "milliseconds_per_request": 1000 * seconds / len(data.test.requests),
         "peak_memory_mb": peak_memory_mb(),
         "device": device_name(),
@@ -156,26 +163,22 @@ def report(
     manifest = {
         "dataset": dataset.name,
         "reranker": reranker.name,
-        "retriever": type(c.retriever).__name__,
-        "candidates": how + (", history filtered" if protocol.filter_seen and c.mode != "sampled" else ""),
+        "retriever": "file" if c.mode == "file" else type(c.retriever).__name__,
+        "protocol": experiment.resolved["protocol"]["split"],
+        "candidates": how + (", history filtered" if protocol.filter_seen and c.mode in ("retrieved", "full") else ""),
         "n_requests": len(data.test.requests),
         "metrics": list(evaluated.values),
         "primary": protocol.primary,
         "seed": experiment.seed,
-        "labels": labels(dataset, reranker, c.labels, protocol.max_requests),
-        "notes": [*dataset.provenance.removed, *data.split.notes],
+        "labels": [*labels(dataset, reranker, c.labels, protocol), *notes],
+        "notes": [*dataset.provenance.notes, *data.split.notes],
         "licence": dataset.provenance.licence,
         "files_sha256": dataset.provenance.files,
         "data_sha256": dataset.sha256,
+        "interactions_sha256": dataset.interactions_sha256,
         "candidates_sha256": data.prepared.sha256,
     }
     write_json(folder / "manifest.json", manifest)
-
-
-def training_record(run: Run) -> tuple[dict[str, float], float]:
-    """Validation metrics and training seconds, as `fit` left them beside the weights."""
-    record = read_json(run.folder / "model" / "training.json")
-    return record["valid"], record["seconds"]
 
 
 def peak_memory_mb() -> float:

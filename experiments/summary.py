@@ -33,7 +33,8 @@ def table(metrics: dict[str, float], manifest: dict[str, Any]) -> Table:
     others = [(key, label) for key, label in others if key != name]
     ceilings = [("planted", "planted\nceiling"), ("ceiling", "perfect\norder")]
     ceilings = [(key, label) for key, label in ceilings if f"test/{key}/{manifest['primary']}" in metrics]
-    title = f"{manifest['dataset']}, {manifest['n_requests']:,} test requests, {manifest['candidates']}"
+    split = manifest["protocol"]["_target_"].rpartition(".")[2]
+    title = f"{manifest['dataset']}, {split}, {manifest['n_requests']:,} test requests, {manifest['candidates']}"
     caption = "\\[95 % interval]; * = inside chance's interval; bold = the primary metric"
     if metrics["test/share_with_a_hit"] < 1:
         caption += f"; {1 - metrics['test/share_with_a_hit']:.1%} of requests have no relevant candidate and count 0"
@@ -47,7 +48,7 @@ def table(metrics: dict[str, float], manifest: dict[str, Any]) -> Table:
     for metric in shown:
         m = f"test/{{}}/{metric}".format
         value = metrics[f"test/{metric}"]
-        star = "*" if metrics[m("chance_low")] <= value <= metrics[m("chance_high")] else ""
+        star = "*" if _is_chance(metrics, metric) else ""
         cells = [f"{metrics[m('chance')]:.4f} {_interval(metrics, m('chance_low'), m('chance_high'))}"]
         cells += [f"{metrics[m(key)]:.4f}" for key, _ in others]
         cells.append(f"{value:.4f}{star} {_interval(metrics, m('low'), m('high'))}")
@@ -66,6 +67,12 @@ def _distinct(metrics: dict[str, float], names: list[str]) -> tuple[list[str], l
     return list(seen.values()), [name for name in names if name not in seen.values()]
 
 
+def _is_chance(metrics: dict[str, float], metric: str) -> bool:
+    """Inside chance's 95 % interval, where that has a width: recall of all candidates is the same in any order."""
+    low, high = metrics[f"test/chance_low/{metric}"], metrics[f"test/chance_high/{metric}"]
+    return low < high - 1e-12 and low <= metrics[f"test/{metric}"] <= high
+
+
 def _interval(metrics: dict[str, float], low: str, high: str) -> str:
     return f"\\[{metrics[low]:.3f}, {metrics[high]:.3f}]".replace("0.", ".")
 
@@ -74,10 +81,10 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
     """What the numbers say about the primary metric, and what this test set could show at all."""
     primary, name = manifest["primary"], manifest["reranker"]
     value = metrics[f"test/{primary}"]
-    low, high = metrics[f"test/chance_low/{primary}"], metrics[f"test/chance_high/{primary}"]
     speed = f"{cost['milliseconds_per_request']:.2g} ms a request"
     parts = []
-    if low <= value <= high and name != "random":
+    if _is_chance(metrics, primary) and name != "random":
+        low, high = metrics[f"test/chance_low/{primary}"], metrics[f"test/chance_high/{primary}"]
         parts.append(
             f"{name}'s {display(primary)} of {value:.4f} is what chance gives ({low:.4f} to {high:.4f}): it "
             "learned nothing that this test can see; look at the loss curve and the learning rate"

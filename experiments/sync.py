@@ -23,9 +23,10 @@ def sync(cfg: DictConfig) -> None:
     if not isinstance(tracker, MLflowTracker):
         raise UserError("tracking=none has no server to send to; choose tracking=mlflow")
     sent = 0
-    for manifest in sorted(Path(cfg.paths.root).glob("runs/*/manifest.json")):
+    for manifest in sorted(Path(cfg.paths.root).glob("runs/**/manifest.json")):
         mirror = manifest.parent / "mlflow.json"
-        if mirror.exists() and read_json(mirror).get("finished"):
+        state = read_json(mirror) if mirror.exists() else {}
+        if state.get("finished") and state.get("uri") == tracker.uri:
             continue
         if not send(manifest.parent, tracker):
             raise UserError(f"{sent} runs sent, then {tracker.uri} failed; start the server and repeat the command")

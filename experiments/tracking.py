@@ -58,6 +58,8 @@ class MLflowTracker(Tracker):
         self.buffer: list[dict[str, Any]] = []
         mirror = folder / "mlflow.json"
         self.state: dict[str, Any] = read_json(mirror) if mirror.exists() else {}
+        if self.state.get("uri") != self.uri:  # another server has none of it yet
+            self.state = {}
         self._try(self._open)
 
     def points(self, points: list[dict[str, Any]]) -> None:
@@ -107,7 +109,6 @@ class MLflowTracker(Tracker):
         client = self._client()
         if "run_id" in self.state:
             client.update_run(self.state["run_id"], status="RUNNING")
-            return
         config = OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))
         environment = read_json(self.folder / "environment.json")
         assert isinstance(config, dict)
@@ -117,7 +118,7 @@ class MLflowTracker(Tracker):
             "mlflow.source.name": "train.py",
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": str(environment["git_sha"]),
-            "kind": "run",
+            "kind": "evaluation" if self.folder.parent.name == "evaluations" else "run",
             "dataset": config["dataset"]["name"],
             "reranker": config["reranker"]["name"],
             "candidates": config["candidates"]["mode"],
@@ -127,13 +128,14 @@ class MLflowTracker(Tracker):
         }
         if parent := os.environ.get(PARENT):
             tags["mlflow.parentRunId"] = parent
-        run = client.create_run(self.experiment_id(), tags=tags)
-        self._save(run_id=run.info.run_id, uri=self.uri, experiment=self.experiment, sent={}, finished=False)
+        if "run_id" not in self.state:
+            run = client.create_run(self.experiment_id(), tags=tags)
+            self._save(run_id=run.info.run_id, uri=self.uri, sent={}, finished=False)
         from mlflow.entities import Param
 
         params = [Param(name, str(value)[:6000]) for name, value in flatten(config).items()]
-        for start in range(0, len(params), 100):
-            client.log_batch(run.info.run_id, params=params[start : start + 100])
+        for start in range(0, len(params), 100):  # sending equal ones again changes nothing
+            client.log_batch(self.state["run_id"], params=params[start : start + 100])
 
     def _flush(self) -> None:
         if not self.buffer:

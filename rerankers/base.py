@@ -14,13 +14,23 @@ from typing import ClassVar
 import numpy as np
 
 from data.dataset import Dataset, Requests
-from data.errors import UserError
+from data.errors import UserError, in_range, one_of
 from data.splits import Split
 
 ScoreFn = Callable[[Requests], np.ndarray]
 Validate = Callable[[ScoreFn], dict[str, float]]
 Log = Callable[[dict[str, float], int], None]
 
+SCHEDULERS = ("linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
+OPTIMIZERS = (
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adafactor",
+    "sgd",
+    "adamw_bnb_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+)
 KINDS = ("interactions", "text", "images")
 
 
@@ -29,7 +39,7 @@ class TrainerConfig:
     """Names, units and defaults are those of Hugging Face's TrainingArguments, but for the last field."""
 
     num_train_epochs: float = 3.0
-    max_steps: int = -1  # a positive number wins over num_train_epochs
+    max_steps: int = -1  # a positive number wins over num_train_epochs, but for 0 epochs: untrained
     learning_rate: float = 5e-5
     lr_scheduler_type: str = "linear"
     warmup_steps: float = 0.0  # below 1: a share of all steps
@@ -51,28 +61,38 @@ class TrainerConfig:
     eval_delay: float = 0.0  # epochs (or steps) before the first evaluation
     save_total_limit: int | None = 2
     metric_for_best_model: str | None = None  # null: protocol.primary
-    output_dir: str | None = None  # null: <run>/checkpoints
     early_stopping_patience: int | None = None  # evaluations without a better one before training stops
 
     def __post_init__(self) -> None:
         for name, least in (
             ("num_train_epochs", 0),
             ("learning_rate", 0),
+            ("warmup_steps", 0),
             ("per_device_train_batch_size", 1),
             ("per_device_eval_batch_size", 1),
             ("gradient_accumulation_steps", 1),
             ("weight_decay", 0),
-            ("warmup_steps", 0),
-            ("early_stopping_patience", 1),
+            ("max_grad_norm", 0),
+            ("dataloader_num_workers", 0),
+            ("logging_steps", 1e-9),
+            ("eval_steps", 1e-9),
+            ("eval_delay", 0),
             ("save_total_limit", 1),
+            ("early_stopping_patience", 1),
         ):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UserError(f"trainer.{name}={value} is out of range; it must be at least {least}")
-        if self.eval_strategy not in ("epoch", "steps", "no"):
-            raise UserError(f"trainer.eval_strategy={self.eval_strategy} is not allowed; choose epoch, steps or no")
+            in_range(f"trainer.{name}", getattr(self, name), least)
+        in_range("trainer.adam_beta2", self.adam_beta2, 0, 0.999999)
+        one_of("trainer.lr_scheduler_type", self.lr_scheduler_type, SCHEDULERS)
+        one_of("trainer.optim", self.optim, OPTIMIZERS)
+        one_of("trainer.eval_strategy", self.eval_strategy, ("epoch", "steps", "no"))
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise UserError(
+                f"trainer.max_steps={self.max_steps} is not allowed; give a positive number, or -1 for none"
+            )
         if self.eval_strategy == "steps" and not self.eval_steps:
             raise UserError("trainer.eval_strategy=steps needs trainer.eval_steps, the steps between two evaluations")
+        if self.eval_strategy == "no" and self.early_stopping_patience:
+            raise UserError("trainer.early_stopping_patience needs evaluations; choose trainer.eval_strategy=epoch")
 
 
 @dataclass(kw_only=True)
@@ -80,6 +100,7 @@ class Reranker:
     name: str  # of the row in every table
     seed: int = 0  # weights, order of the training data, dropout
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    checkpoints: Path = Path("checkpoints")  # of the training under way; train.py sets it to <run>/checkpoints
 
     requires: ClassVar[tuple[str, ...]] = ()  # of KINDS; checked before anything is loaded
     order_sensitive: ClassVar[bool] = False  # may scores depend on the order of the candidates

@@ -11,7 +11,7 @@ to the history and reads off the candidates asked for.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,20 +22,21 @@ from torch import nn
 from transformers import BertConfig, BertModel, Trainer, TrainerCallback
 
 from data.dataset import Dataset, Ragged, Requests
-from data.errors import UserError
-from data.files import write_json
+from data.errors import UserError, in_range
+from data.files import read_json, write_json
 from data.splits import Split
 from rerankers.base import Log, Reranker, Validate
 from rerankers.item_ids import load_item_ids, rows_in, save_item_ids
 from rerankers.training import RankingEvaluation, device, seed_everything, train, training_arguments
 
 PAD, MASK, SPECIAL = 0, 1, 2  # item row i is token i + SPECIAL
+ARCHITECTURE = "max_length hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
 UNKNOWN = float(np.finfo(np.float32).min)  # score of an item the model never knew: last, but ranked
 
 
 @dataclass(kw_only=True)
 class BERT4Rec(Reranker):
-    max_length: int = 100  # items of a training row; scoring reads the last max_length - 1 and a mask
+    max_length: int = 50  # items of a training row; scoring reads the last max_length - 1 and a mask
     hidden_size: int = 64
     num_hidden_layers: int = 2
     num_attention_heads: int = 2
@@ -43,7 +44,7 @@ class BERT4Rec(Reranker):
     dropout: float = 0.2
     initializer_range: float = 0.05  # BERT's .02 leaves a small model at the popularity plateau for long
     mask_probability: float = 0.2
-    last_only: float = 0.5  # share of rows that mask the last item alone, which is what scoring asks
+    last_only: float = 0.3  # share of rows that mask the last item alone, which is what scoring asks
     random_crop: float = 0.5  # share of rows that end at a random place of the user's sequence
     rows_per_user: int = 1  # rows an epoch
     label_smoothing: float = 0.0
@@ -58,6 +59,7 @@ class BERT4Rec(Reranker):
             ("max_length", 2, 4096),
             ("num_hidden_layers", 1, 48),
             ("num_attention_heads", 1, 64),
+            ("intermediate_size", 1, 1_000_000),
             ("dropout", 0, 0.9),
             ("initializer_range", 1e-4, 1),
             ("mask_probability", 0.01, 0.9),
@@ -67,10 +69,7 @@ class BERT4Rec(Reranker):
             ("label_smoothing", 0, 0.5),
             ("sampled_negatives", 1, 1_000_000),
         ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(
-                    f"reranker.{name}={getattr(self, name)} is out of range; it must be in [{low}, {high}]"
-                )
+            in_range(f"reranker.{name}", getattr(self, name), low, high)
         if self.hidden_size < 1 or self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"reranker.hidden_size={self.hidden_size} must be a multiple of reranker.num_attention_heads="
@@ -145,11 +144,13 @@ class BERT4Rec(Reranker):
             folder / "model.safetensors",
         )
         save_item_ids(folder, self.item_ids)
-        architecture = {name: value for name, value in asdict(self).items() if name not in ("trainer", "seed")}
-        write_json(folder / "config.json", {"reranker": "bert4rec"} | architecture)
+        write_json(folder / "config.json", {name: getattr(self, name) for name in ARCHITECTURE})
 
     def load(self, folder: Path, requests: Requests) -> None:
         """Items the model never knew are ranked last; in a history they are masks it was not asked about."""
+        for name, value in read_json(folder / "config.json").items():
+            if getattr(self, name) != value:
+                raise UserError(f"reranker.{name}={getattr(self, name)}, but {folder} holds a model with {value}")
         saved = load_item_ids(folder)
         rows = rows_in(saved, requests.catalog)
         weights = load_file(folder / "model.safetensors")
@@ -214,7 +215,7 @@ class MaskedItemModel(nn.Module):
         """[B, H] and item rows [B, N] -> [B, N]; the rest of the catalogue is not touched."""
         return torch.einsum("bh,bnh->bn", self.transform(hidden), self.items[items]) + self.bias[items]
 
-    def forward(self, tokens: torch.Tensor, labels: torch.Tensor, **_: Any) -> dict[str, torch.Tensor]:
+    def forward(self, tokens: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """tokens and labels [B, T]; labels are item rows at masked positions, -100 elsewhere. Mean loss over them."""
         masked = labels >= 0
         hidden, target = self.encode(tokens)[masked], labels[masked]  # [M, H], [M]

@@ -1,7 +1,9 @@
 """What the trained rerankers share: Trainer arguments, ranking evaluation during training, checkpoints, progress.
 
     class MyTrainer(RankingEvaluation, transformers.Trainer): ...
-    train(MyTrainer(score=self.score, validate=validate, args=arguments(self), model=model, ...), self, log)
+    trainer = MyTrainer(score=self.score, validate=validate, model=model, train_dataset=rows,
+                        args=training_arguments(self, validated=validate is not None))
+    train(trainer, self, log, chance_loss)
 
 `RankingEvaluation` is a mixin, so that trl's SFTTrainer and sentence-transformers' CrossEncoderTrainer take it too.
 """
@@ -19,9 +21,10 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from data.errors import UserError
 from rerankers.base import Log, Reranker, ScoreFn, Validate
 
 log_ = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ def device() -> torch.device:
 
 def arguments(reranker: Reranker, validated: bool, **extra: Any) -> dict[str, Any]:
     """Keyword arguments of TrainingArguments (or SFTConfig, CrossEncoderTrainingArguments) from `reranker.trainer`."""
-    config = asdict(reranker.trainer)
+    config = asdict(reranker.trainer) | {"output_dir": str(reranker.checkpoints)}
     del config["early_stopping_patience"]
     config["activation_checkpointing"] = config.pop("gradient_checkpointing")  # its new name in transformers 5
     strategy = config["eval_strategy"]
@@ -66,7 +69,11 @@ def arguments(reranker: Reranker, validated: bool, **extra: Any) -> dict[str, An
 
 
 def training_arguments(reranker: Reranker, validated: bool, **extra: Any) -> TrainingArguments:
-    return TrainingArguments(**arguments(reranker, validated, **extra))
+    """What Hugging Face refuses (bf16 on a CPU without it, say) is the user's to mend."""
+    try:
+        return TrainingArguments(**arguments(reranker, validated, **extra))
+    except (ValueError, ImportError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 class RankingEvaluation:
@@ -97,9 +104,16 @@ def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | N
     for callback in (MarkComplete(), Forward(log, chance_loss), Progress(chance_loss)):
         trainer.add_callback(callback)
     checkpoint = last_checkpoint(folder)
-    if checkpoint:
-        log_.info("continuing from %s", checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint is None:
+        trainer.train()
+        return
+    log_.info("continuing from %s", checkpoint)
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.global_step < state.max_steps and not stopped(state, trainer.args, patience):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        return
+    best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else checkpoint.name
+    trainer._load_from_checkpoint(str(folder / best))  # it had ended; `train` would take one more step
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -111,6 +125,13 @@ def last_checkpoint(folder: Path) -> Path | None:
         else:
             shutil.rmtree(path)
     return found[max(found)] if found else None
+
+
+def stopped(state: TrainerState, args: TrainingArguments, patience: int | None) -> bool:
+    """Whether the best evaluation so far is `patience` evaluations old."""
+    name = f"eval_{args.metric_for_best_model}"
+    seen = [entry[name] for entry in state.log_history if name in entry]
+    return patience is not None and bool(seen) and len(seen) - 1 - seen.index(max(seen)) >= patience
 
 
 class MarkComplete(TrainerCallback):
@@ -152,12 +173,8 @@ class EarlyStopping(TrainerCallback):
         self.patience = patience
 
     def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        name = f"eval_{args.metric_for_best_model}"
-        seen = [entry[name] for entry in state.log_history if name in entry]
-        if seen and len(seen) - 1 - seen.index(max(seen)) >= self.patience:
+        if stopped(state, args, self.patience):
             control.should_training_stop = True
-
-    on_train_begin = on_evaluate  # a training killed after it had stopped stays stopped
 
 
 class Progress(TrainerCallback):

@@ -37,6 +37,26 @@ def test_sampled_lists_hold_the_target_and_nothing_the_user_ever_touched(
     assert ((counts - len(place) / 20) ** 2 / (len(place) / 20)).sum() < 43.8  # chi-square, 19 df, p = .001
 
 
+def test_validation_and_test_share_no_draw_and_a_subset_keeps_its_lists(
+    demo: Dataset, split: Split, tmp_path: Path
+) -> None:
+    got = prepared(demo, split, tmp_path, "sampled")
+    assert got.test.candidates is not None and got.validation.candidates is not None
+    shared = [len(set(a) & set(b)) for a, b in zip(got.test.candidates, got.validation.candidates, strict=True)]
+    assert np.mean(shared) < 12  # 20 of about 48 each: 8 by chance
+    some = prepare(demo, split, Candidates(mode="sampled", size=20), tmp_path, "some", max_requests=9)
+    rows = np.searchsorted(got.test.ids, some.test.ids)
+    assert np.array_equal(some.test.candidates, got.test.candidates[rows])
+
+
+def test_a_sampled_candidate_that_the_first_stage_cannot_link_is_last_not_missed(
+    demo: Dataset, split: Split, tmp_path: Path
+) -> None:
+    got = prepared(demo, split, tmp_path, "sampled", retriever=Markov())
+    evaluator = Evaluator(got.test, got.test_relevance, ["recall"], [20], 0)
+    assert evaluator(lambda part: part.first_stage_scores).means["recall_at_20"] == 1.0  # type: ignore[arg-type, return-value]
+
+
 def test_popularity_negatives_are_more_popular(demo: Dataset, split: Split, tmp_path: Path) -> None:
     counts = np.bincount(split.train.histories.values, minlength=len(demo.catalog))
     means = []
@@ -226,6 +246,23 @@ def test_errors_in_lists_made_elsewhere(demo: Dataset, split: Split, tmp_path: P
     twice["candidates"] = [[demo.catalog.id[0]] * 2, *twice["candidates"][1:]]
     with pytest.raises(UserError, match="twice"):
         read(twice)
+    with pytest.raises(UserError, match="has two test lists for user"):
+        read(pd.concat([lists(demo, split), lists(demo, split).iloc[-1:]]))
+    ragged = lists(demo, split)
+    ragged["first_stage_scores"] = [[0.5] * 10] * (len(ragged) - 1) + [[0.5] * 9]
+    with pytest.raises(UserError, match="differ in length"):
+        read(ragged)
+    ragged["first_stage_scores"] = [[float("nan")] * 10] * len(ragged)
+    with pytest.raises(UserError, match="holds NaN"):
+        read(ragged)
+    null = lists(demo, split)
+    null["candidates"] = [*null["candidates"][:-1], None]
+    with pytest.raises(UserError, match="is null"):
+        read(null)
+    words = lists(demo, split)
+    words["candidates"] = [",".join(row) for row in words["candidates"]]
+    with pytest.raises(UserError, match="must hold a list"):
+        read(words)
     with pytest.raises(UserError, match="no column candidates"):
         read(lists(demo, split).drop(columns="candidates"))
     path.write_text("not parquet")

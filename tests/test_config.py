@@ -14,8 +14,9 @@ from data.errors import UserError
 from data.sources.demo import Demo
 from experiments.config import configure
 from experiments.launch import ROOT, sentence
-from rerankers.base import TrainerConfig
+from rerankers.base import OPTIMIZERS, SCHEDULERS, TrainerConfig
 
+GIVEN = ("seed", "trainer", "checkpoints")  # set by train.py, not by the reranker's YAML
 GROUPS = ("dataset", "protocol", "reranker", "trainer", "tracking", "candidates/retriever", "experiment")
 OPTIONS = [f"{g}={p.stem}" for g in GROUPS for p in sorted((ROOT / "conf" / g).glob("*.yaml"))]
 OPTIONS += [f"candidates={m}" for m in ("sampled", "retrieved", "full")] + [
@@ -67,18 +68,24 @@ def test_yaml_says_what_it_is_and_how_to_use_it(path: Path) -> None:
 def test_yaml_keys_are_constructor_arguments_in_the_same_order(path: Path) -> None:
     node: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     node = node.get("reranker", node)
-    names = [f.name for f in dataclasses.fields(get_class(node["_target_"])) if f.name not in ("seed", "trainer")]
+    names = [f.name for f in dataclasses.fields(get_class(node["_target_"])) if f.name not in GIVEN]
     keys = [key for key in node if key not in ("_target_", "seed")]
     assert keys == names
+    defaults = {f.name: f.default for f in dataclasses.fields(get_class(node["_target_"]))}
+    if node["_target_"].startswith("rerankers."):
+        assert all(node[name] == defaults[name] for name in names if name != "name"), "one truth for each default"
 
 
 def test_trainer_keys_are_hugging_faces(config: Callable[..., Any]) -> None:
-    from transformers import TrainingArguments
+    from transformers import SchedulerType, TrainingArguments
+    from transformers.training_args import OptimizerNames
 
     names = [field.name for field in dataclasses.fields(TrainerConfig)]
     assert list(config(small=False, name="train").trainer) == names
     theirs = {field.name for field in dataclasses.fields(TrainingArguments)}
     assert set(names) - theirs == {"early_stopping_patience"}
+    assert set(SCHEDULERS) <= {s.value for s in SchedulerType}
+    assert set(OPTIMIZERS) <= {o.value for o in OptimizerNames}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +110,16 @@ def test_trainer_keys_are_hugging_faces(config: Callable[..., Any]) -> None:
         ("protocol.ks=[0]", "every k at least 1"),
         ("dataset.on_bad_row=ignore", "choose error or skip"),
         ("dataset.k_core=0", "must be at least 1"),
+        ("seed=-1", "seed=-1 is out of range; it must be in [0, 4.29497e+09]"),
+        ("dataset.seed=-1", "dataset.seed=-1 is out of range"),
+        ("trainer.lr_scheduler_type=foo", "trainer.lr_scheduler_type=foo is not allowed; choose linear"),
+        ("trainer.learning_rate=inf", "trainer.learning_rate=inf is out of range"),
+        ("trainer.max_steps=0", "trainer.max_steps=0 is not allowed"),
+        ("trainer.metric_for_best_model=ndcg_at_100", "is not computed; choose of recall_at_1"),
+        ("candidates.retriever.regularization=-5", "out of range"),
+        ("protocol.primary=recall_at_20", "is the same for every order of candidates.size=20"),
+        ("reranker.name=a/b", "reranker.name=a/b is not allowed"),
+        ("dataset.n_items=100000", "must be in [60, 5000]"),
         ("seed=x", "seed=x has the wrong type; it must be int"),
         ("+sede=1", "unknown key sede; did you mean seed?"),
         ("reranker._target_=os.system", "not a class of this project"),
@@ -151,6 +168,8 @@ def test_identity_is_of_what_can_change_a_number(config: Callable[..., Any], dem
         assert identity(*overrides) == base, overrides
     for overrides in (["seed=1"], ["trainer.learning_rate=1"], ["candidates.seed=1"], ["protocol.filter_seen=false"]):
         assert identity(*overrides) != base, overrides
+    assert identity("candidates=full", "candidates.size=9") == identity("candidates=full")
+    assert identity("trainer.logging_steps=3") == base
     untrained = identity("reranker=popularity")
     assert identity("reranker=popularity", "trainer.learning_rate=1") == untrained, "it has no learning rate"
 

@@ -96,7 +96,7 @@ def test_bad_row_is_named_by_its_line_or_counted(tmp_path: Path, bad: str, says:
         MovieLens100K(name="m", path=str(folder)).load(tmp_path)
     dataset = MovieLens100K(name="m", path=str(folder), on_bad_row="skip").load(tmp_path)
     assert len(dataset.interactions) == 24
-    assert any("1 bad rows of u.data" in sentence for sentence in dataset.provenance.removed)
+    assert any("1 bad rows of u.data" in sentence for sentence in dataset.provenance.notes)
 
 
 @settings(deadline=None, max_examples=200)
@@ -115,12 +115,12 @@ def table(rows: list[tuple[str, str, int, float]]) -> pd.DataFrame:
 
 
 def test_filters_keep_the_right_rows_and_say_what_went() -> None:
-    removed: list[str] = []
+    notes: list[str] = []
     events = table([("a", "x", 9, 5), ("a", "x", 3, 1), ("a", "y", 4, 4), ("b", "x", 5, 5), ("b", "z", 5, 3)])
-    unique = drop_duplicates(events, removed)
+    unique = drop_duplicates(events, notes)
     assert unique["timestamp"].tolist() == [3, 4, 5, 5]  # the earliest of (a, x) stays
-    assert drop_ratings_below(events, 4, removed)["rating"].tolist() == [5, 4, 5]
-    assert removed == [
+    assert drop_ratings_below(events, 4, notes)["rating"].tolist() == [5, 4, 5]
+    assert notes == [
         "1 of 5 interactions that repeat a user-item pair were left out",
         "2 of 5 interactions rated below 4 were left out",
     ]
@@ -130,10 +130,10 @@ def test_k_core_repeats_until_nothing_changes() -> None:
     chain = table(
         [("a", "x", 0, 1), ("a", "y", 1, 1), ("b", "x", 2, 1), ("b", "y", 3, 1), ("c", "y", 4, 1), ("c", "z", 5, 1)]
     )
-    removed: list[str] = []
-    kept = k_core(chain, 2, removed)  # z falls, then c with one left
+    notes: list[str] = []
+    kept = k_core(chain, 2, notes)  # z falls, then c with one left
     assert set(kept["user"]) == {"a", "b"}
-    assert removed == ["the 2-core left out 2 of 6 interactions"]
+    assert notes == ["the 2-core left out 2 of 6 interactions"]
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
@@ -172,6 +172,9 @@ def test_item_fields_and_images(tmp_path: Path) -> None:
     ("spec", "says"),
     [
         ("nowhere.jsonl", "does not exist"),
+        (5, "give a file"),
+        ({"path": "extra.jsonl", "fields": "caption"}, "must map names"),
+        (".", "is a folder"),
         ({"path": "extra.jsonl", "fields": {"plott": "caption"}}, "has no field plott"),
         ({"path": "extra.jsonl", "fields": {"plot": "captoin"}}, "captoin, which no item has"),
         ({"path": "extra.jsonl", "on": "asin"}, "choose id or title"),
@@ -301,3 +304,6 @@ def test_movielens_is_downloaded_and_unpacked_once(server: str, tmp_path: Path) 
         dataset = MovieLens100K(name="m", url=server).load(tmp_path / "store")
         assert len(dataset.interactions) == 24
     assert len(Server.ranges) == 1
+    (tmp_path / "store/ml-100k/u.data").write_text("\n".join(ratings()[:12]))
+    with pytest.raises(UserError, match="has changed since it was downloaded"):
+        MovieLens100K(name="m", url=server).load(tmp_path / "store")

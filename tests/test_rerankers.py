@@ -29,7 +29,7 @@ def fitted(request: Any, config: Callable[..., Any], demo: Dataset, split: Split
     name = request.param
     experiment = configure(config(f"reranker={name}", *TINY.get(name, []), "trainer.num_train_epochs=2"))
     reranker = experiment.reranker
-    reranker.trainer.output_dir = str(experiment.root / "checkpoints")
+    reranker.checkpoints = experiment.root / "checkpoints"
     reranker.trainer.eval_strategy, reranker.trainer.early_stopping_patience = "epoch", None
     logged: list[int] = []
 
@@ -92,7 +92,7 @@ def test_id_models_map_their_items_onto_another_catalogue(
 ) -> None:
     experiment = configure(config(f"reranker={name}", *TINY.get(name, []), "trainer.max_steps=2"))
     reranker = experiment.reranker
-    reranker.trainer.output_dir = str(tmp_path / "checkpoints")
+    reranker.checkpoints = tmp_path / "checkpoints"
     reranker.fit(demo, split, None, lambda values, step: None)
     reranker.save(tmp_path)
     requests = candidates.test

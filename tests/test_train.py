@@ -142,6 +142,53 @@ def test_a_kill_between_training_and_results_only_evaluates_again(
     assert resumed == train(config(*QUICK, f"paths.root={tmp_path / 'fresh'}"))
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer.max_steps=25", "trainer.eval_strategy=no"],
+        ["trainer.max_steps=25", "trainer.eval_strategy=epoch"],
+        ["trainer.num_train_epochs=40", "trainer.eval_strategy=epoch", "trainer.early_stopping_patience=2"],
+        ["trainer.num_train_epochs=6", "trainer.eval_strategy=steps", "trainer.eval_steps=3",
+         "protocol.refit_on_validation=true"],
+    ],
+    ids=["no evaluation", "in the middle of an epoch", "early stop", "refit"],
+)  # fmt: skip
+def test_a_kill_after_the_last_step_trains_no_further(
+    overrides: list[str], config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.runs import Run
+
+    words = [*TINY, "trainer.logging_steps=1", "trainer.per_device_train_batch_size=16", *overrides]
+    expected = train(config(*words, f"paths.root={tmp_path / 'a'}"))
+    save = Run.save_model
+    monkeypatch.setattr(Run, "save_model", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(config(*words, f"paths.root={tmp_path / 'b'}"))
+    monkeypatch.setattr(Run, "save_model", save)
+    assert train(config(*words, f"paths.root={tmp_path / 'b'}")) == expected
+    a, b = (read_curves(only_run(tmp_path / root)) for root in "ab")
+    assert [(p["name"], p["step"], p["value"]) for p in a] == [(p["name"], p["step"], p["value"]) for p in b]
+
+
+def test_gradient_accumulation_is_the_same_training_in_parts(config: Callable[..., Any], tmp_path: Path) -> None:
+    still = [
+        "trainer.learning_rate=1e-9",
+        "trainer.num_train_epochs=4",
+        "trainer.logging_steps=1",
+        "reranker.dropout=0",
+    ]
+    for parts in (1, 8):
+        batch = f"trainer.per_device_train_batch_size={64 // parts}"
+        accumulation = f"trainer.gradient_accumulation_steps={parts}"
+        train(config(*TINY, *still, batch, accumulation, f"paths.root={tmp_path / str(parts)}"))
+    for name in ("train_loss", "grad_norm"):
+        whole, accumulated = (
+            np.mean([p["value"] for p in read_curves(only_run(tmp_path / str(parts))) if p["name"] == name])
+            for parts in (1, 8)
+        )
+        assert accumulated == pytest.approx(whole, rel=0.25), name
+
+
 def test_early_stopping_keeps_the_best_model(config: Callable[..., Any], tmp_path: Path) -> None:
     metrics = train(config(*TINY, "trainer.num_train_epochs=200", "trainer.eval_strategy=epoch",
                            "trainer.early_stopping_patience=3", "trainer.learning_rate=0.02"))  # fmt: skip
@@ -163,6 +210,9 @@ def test_every_protocol_with_every_kind_of_candidates(
     candidates: str, protocol: str, config: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = train(config("reranker=first_stage", f"candidates={candidates}", f"protocol={protocol}"))
+    other = train(config("reranker=random", f"candidates={candidates}", f"protocol={protocol}"))
+    for name in ("chance/recall_at_10", "ceiling/ndcg_at_5", "share_with_a_hit"):
+        assert metrics[f"test/{name}"] == other[f"test/{name}"], "they are of the candidates, not of the reranker"
     for name in ("recall_at_10", "ndcg_at_5"):
         assert metrics[f"test/{name}"] == metrics[f"test/first_stage/{name}"]
     assert ("sampled metrics" in capsys.readouterr().out) == (candidates == "sampled")
@@ -214,10 +264,21 @@ def test_evaluate_takes_the_runs_overrides_and_new_ones(tmp_path: Path) -> None:
     (evaluation,) = (folder / "evaluations").iterdir()
     manifest = json.loads((evaluation / "manifest.json").read_text())
     assert manifest["candidates"] == "the full catalogue" and manifest["seed"] == 3
+    assert json.loads((evaluation / "environment.json").read_text())["command"][0] == "evaluate.py"
+    for words, says in (
+        (["protocol=temporal"], "would test it on what it has seen"),
+        (["protocol.refit_on_validation=true"], "train again"),
+        (["reranker=random"], "reranker= belongs to the training"),
+        (["seed=7"], "seed= belongs to the training"),
+    ):
+        refused = command("evaluate.py", root, "run=latest", *words)
+        assert refused.returncode == 2 and says in refused.stderr
+    other = command("evaluate.py", root, "run=latest", "dataset.mean_length=8")
+    assert other.returncode == 0 and "trained on other data" in other.stdout
     again = command("evaluate.py", root, f"run={folder.name}")
     assert again.returncode == 0, again.stderr
-    same = next(path for path in (folder / "evaluations").iterdir() if path != evaluation)
-    assert (same / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
+    name = folder.name.rpartition("-")[2]  # the same settings have the same hash
+    assert (folder / "evaluations" / name / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -265,6 +326,9 @@ def test_nothing_is_half_written_when_the_data_is_bad(config: Callable[..., Any]
     with pytest.raises(UserError, match="line 1"):
         train(config("dataset=ml_100k", f"dataset.path={tmp_path}", "reranker=random", small=False))
     assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()
+    (tmp_path / "u.data").write_text("1\t2\t3\t4\n")
+    with pytest.raises(UserError, match="has no film"):
+        train(config("dataset=ml_100k", f"dataset.path={tmp_path}", "reranker=random", small=False))
 
 
 def test_real_movielens_end_to_end(config: Callable[..., Any], shared_data: Path) -> None:

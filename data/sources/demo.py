@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from data.dataset import Requests
-from data.sources.source import Raw, Source, at_least
+from data.errors import in_range
+from data.sources.source import Raw, Source
 
 NOUNS = "teapot lamp scarf backpack candle notebook chair mug blanket clock basket mirror".split()
 ROOMS = "kitchen living wardrobe travel living office living kitchen bedroom office garden bedroom".split()
@@ -41,9 +42,9 @@ class Demo(Source):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("dataset.n_users", self.n_users, 1)
-        at_least("dataset.n_items", self.n_items, 60)
-        at_least("dataset.mean_length", self.mean_length, 5)
+        in_range("dataset.n_users", self.n_users, 1, 100_000)
+        in_range("dataset.n_items", self.n_items, 60, 5_000)  # the planted transitions are dense
+        in_range("dataset.mean_length", self.mean_length, 5, 1_000)
 
     def read(self, data_dir: Path) -> Raw:
         rng = np.random.default_rng(self.seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.errors import UserError
-from data.files import download, existing, file_sha256, read_rows, write_atomically
+from data.files import download, existing_folder, file_sha256, read_json, read_rows, write_atomically, write_json
 from data.progress import download_bar
 from data.sources.source import Raw, Source
 
@@ -27,25 +27,29 @@ class MovieLens100K(Source):
     url: str = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 
     def read(self, data_dir: Path) -> Raw:
-        folder = existing(Path(self.path), "dataset.path") if self.path else self._download(data_dir / "ml-100k")
+        folder = (
+            existing_folder(Path(self.path), "dataset.path") if self.path else self._download(data_dir / "ml-100k")
+        )
         for name in FILES:
             if not (folder / name).is_file():
                 raise UserError(
                     f"{folder} has no file {name}; dataset.path must hold MovieLens' raw {' and '.join(FILES)}"
                 )
-        removed: list[str] = []
+        notes: list[str] = []
         events = read_rows(
             folder / "u.data",
             sep="\t",
             columns={"user": "str", "item": "str", "rating": "float64", "timestamp": "int64"},
             on_bad_row=self.on_bad_row,
-            removed=removed,
+            notes=notes,
         )
         film = {"item": "str", "title": "str", "date": "any", "video": "any", "url": "any"}
         columns = film | dict.fromkeys(GENRES, "int64")
-        items = read_rows(folder / "u.item", "|", columns, self.on_bad_row, removed, encoding="latin-1").set_index(
+        items = read_rows(folder / "u.item", "|", columns, self.on_bad_row, notes, encoding="latin-1").set_index(
             "item"
         )
+        if items.empty:
+            raise UserError(f"{folder / 'u.item'} has no film; is it MovieLens' raw file?")
         flags = items[GENRES].to_numpy() > 0
         items["categories"] = [tuple(g for g, on in zip(GENRES, row, strict=True) if on) for row in flags]
         return Raw(
@@ -54,16 +58,24 @@ class MovieLens100K(Source):
             source="https://grouplens.org/datasets/movielens/100k/",
             licence="GroupLens research licence: no redistribution, no commercial use",
             files={name: file_sha256(folder / name) for name in FILES},
-            removed=removed,
+            notes=notes,
         )
 
     def _download(self, folder: Path) -> Path:
-        if not all((folder / name).exists() for name in FILES):
+        """Two known members of the archive only, so no path in it is ever followed; their hashes are checked."""
+        recorded = folder / "sha256.json"
+        if not recorded.exists():
             archive = download(self.url, folder / "ml-100k.zip", download_bar)
             try:
                 with zipfile.ZipFile(archive) as content:
-                    for name in FILES:  # two known members only, so no path of the archive is ever followed
+                    for name in FILES:
                         write_atomically(folder / name, content.read(f"ml-100k/{name}"))
             except (zipfile.BadZipFile, KeyError) as error:
                 raise UserError(f"{archive} is not MovieLens' archive ({error}); delete it and run again") from None
+            write_json(recorded, {name: file_sha256(folder / name) for name in FILES})
+        for name, wanted in read_json(recorded).items():
+            if not (folder / name).exists() or file_sha256(folder / name) != wanted:
+                raise UserError(
+                    f"{folder / name} has changed since it was downloaded; delete {folder} to fetch it again"
+                )
         return folder

@@ -1,6 +1,6 @@
 """A source turns files into a Dataset: read, enrich, filter, number. A new format is a subclass with `read`.
 
-Each step that removes something says so in one sentence, which stands in `Dataset.provenance.removed`.
+Each step says what it removed or joined in one sentence, which stands in `Dataset.provenance.notes`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from data.dataset import Catalog, Dataset, Interactions, Planted, Provenance
-from data.errors import UserError
-from data.filters import Removed, drop_duplicates, drop_missing_titles, drop_ratings_below, k_core
+from data.errors import UserError, check_seed, in_range, one_of
+from data.filters import Notes, drop_duplicates, drop_missing_titles, drop_ratings_below, k_core
 from data.item_fields import TEXT_FIELDS, join_images, join_item_fields
 
 
@@ -29,7 +29,7 @@ class Raw:
     licence: str
     files: dict[str, str]  # file name -> sha256
     synthetic: bool = False
-    removed: Removed = field(default_factory=list)
+    notes: Notes = field(default_factory=list)
     plant: Callable[[np.ndarray, np.ndarray], Planted] | None = None  # (user ids, item ids) by row -> planted model
 
 
@@ -50,14 +50,15 @@ class Source:
     def __post_init__(self) -> None:
         one_of("dataset.missing_titles", self.missing_titles, ("drop", "keep"))
         one_of("dataset.on_bad_row", self.on_bad_row, ("error", "skip"))
-        at_least("dataset.k_core", self.k_core, 1)
+        in_range("dataset.k_core", self.k_core, 1)
+        check_seed("dataset.seed", self.seed)
 
     def read(self, data_dir: Path) -> Raw:
         raise NotImplementedError
 
     def load(self, data_dir: Path) -> Dataset:
         raw = self.read(data_dir)
-        items, removed = raw.items.copy(), raw.removed
+        items, notes = raw.items.copy(), raw.notes
         if not items.index.is_unique:
             twice = items.index[items.index.duplicated()][0]
             raise UserError(f"dataset {self.name} lists the item id {twice} twice; each item must stand once")
@@ -69,19 +70,19 @@ class Source:
         if "image" not in items:
             items["image"] = None
         if self.item_fields is not None:
-            raw.files |= join_item_fields(items, self.item_fields, removed)
+            raw.files |= join_item_fields(items, self.item_fields, notes)
         if self.images is not None:
-            join_images(items, Path(self.images), removed)
+            join_images(items, Path(self.images), notes)
 
         events = raw.interactions
         if self.missing_titles == "drop":
-            events = drop_missing_titles(events, items, removed)
-        events = drop_ratings_below(events, self.min_rating, removed)
-        events = drop_duplicates(events, removed)
-        events = k_core(events, self.k_core, removed)
+            events = drop_missing_titles(events, items, notes)
+        events = drop_ratings_below(events, self.min_rating, notes)
+        events = drop_duplicates(events, notes)
+        events = k_core(events, self.k_core, notes)
         if events.empty:
             raise UserError(
-                f"dataset {self.name} has no interactions left: {'; '.join(removed) or 'the files are empty'}"
+                f"dataset {self.name} has no interactions left: {'; '.join(notes) or 'the files are empty'}"
             )
         return self._number(raw, events, items)
 
@@ -96,7 +97,7 @@ class Source:
         order = np.lexsort((timestamp, user))  # stable: equal timestamps keep the order of the file
         unused = len(items) - np.isin(items.index, item_id).sum()
         if unused:
-            raw.removed.append(f"{unused:,} items without a remaining interaction left the catalogue")
+            raw.notes.append(f"{unused:,} items without a remaining interaction left the catalogue")
         return Dataset(
             name=self.name,
             kind="recommendation",
@@ -109,7 +110,7 @@ class Source:
                 rating=events["rating"].to_numpy(np.float32)[order],
                 review=events["review"].to_numpy(object)[order] if "review" in events else None,
             ),
-            provenance=Provenance(raw.source, raw.licence, raw.files, raw.synthetic, tuple(raw.removed)),
+            provenance=Provenance(raw.source, raw.licence, raw.files, raw.synthetic, tuple(raw.notes)),
             planted=raw.plant(user_id, item_id) if raw.plant else None,
         )
 
@@ -122,13 +123,3 @@ def to_catalog(items: pd.DataFrame) -> Catalog:
         categories[row] = tuple(path) if isinstance(path, tuple | list) else ()
         image[row] = picture if isinstance(picture, str | np.ndarray) else None
     return Catalog(id=np.array(items.index, dtype=object), categories=categories, image=image, **texts)
-
-
-def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}={value} is not allowed; choose {' or '.join(allowed)}")
-
-
-def at_least(key: str, value: float | None, least: float) -> None:
-    if value is not None and not value >= least:
-        raise UserError(f"{key}={value} is out of range; it must be at least {least}")
