@@ -78,7 +78,7 @@ def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
         for word in stored
         if (key := word.partition("=")[0].lstrip("+~")) not in values and not key.startswith(new_groups)
     ]
-    return [*kept, *(word for word in arguments if not word.startswith("run=")), f"run={folder}"]
+    return ["hydra.mode=RUN", *kept, *(word for word in arguments if not word.startswith("run=")), f"run={folder}"]
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from data.ranking import best, composite, mask_seen
 from data.retrievers import EASE, Retriever
 from data.splits import Phase, Split
 
+ROWS = 1024  # requests scored against the whole catalogue at a time
 KEPT = 100  # items kept of a full ranking
 MODES = ("sampled", "retrieved", "full", "file")
 
@@ -140,11 +141,11 @@ def _write(
     for name, phase in phases.items():
         refit = refit_on_validation and name == "test"
         training = split.with_validation_in_train().train if refit else split.train
-        candidates.retriever.fit(training.histories, n_items)
+        candidates.retriever.fit(dataset.catalog, training)
         if candidates.mode == "sampled":
             stream = NEGATIVES_OF_TEST if name == "test" else NEGATIVES_OF_VALIDATION
             items = sample(dataset, phase, training.histories, candidates, stream)
-            scores = score_lists(candidates.retriever, phase.histories, items)
+            scores = score_lists(candidates.retriever, phase, items)
         else:
             width = min(KEPT, n_items) if candidates.mode == "full" else candidates.size
             items, scores = retrieve(candidates.retriever, phase, width, filter_seen, candidates.seed)
@@ -161,11 +162,12 @@ def retrieve(
 
     Items of the history are left out with `filter_seen`, except a target that repeats one.
     """
-    items = np.full((len(phase.ids), width), -1, dtype=np.int32)
-    values = np.full((len(phase.ids), width), -np.inf, dtype=np.float32)
-    for rows, dense in bar(list(retriever.slices(phase.histories)), "retrieving") if len(phase.ids) else []:
-        part = phase.take(np.arange(len(phase.ids))[rows])
-        dense = np.array(dense, dtype=np.float32)
+    items = np.full((len(phase), width), -1, dtype=np.int32)
+    values = np.full((len(phase), width), -np.inf, dtype=np.float32)
+    for start in bar(range(0, len(phase), ROWS), "retrieving"):
+        rows = slice(start, start + ROWS)
+        part = phase.take(rows)
+        dense = np.array(retriever.score(part), dtype=np.float32)
         if filter_seen:
             mask_seen(dense, part.histories, part.relevant)
         items[rows], values[rows] = best(dense, part.ids, width, seed)
@@ -190,8 +192,8 @@ def sample(dataset: Dataset, phase: Phase, training: Ragged, candidates: Candida
     popularity = np.maximum(np.bincount(training.values, minlength=n_items), 1)
     weight = np.log(popularity) if candidates.negatives == "popularity" else np.zeros(n_items)
     out = np.full((len(phase.ids), size), -1, dtype=np.int32)
-    for start in bar(range(0, len(out), 1024), "sampling"):
-        rows = np.arange(start, min(start + 1024, len(out)))
+    for start in bar(range(0, len(out), ROWS), "sampling"):
+        rows = np.arange(start, min(start + ROWS, len(out)))
         uniform = (keys(candidates.seed, stream, phase.ids[rows], np.arange(n_items)) >> np.uint64(11)) * 2.0**-53
         score = (weight - np.log(-np.log(uniform + 2.0**-54))).astype(np.float32)
         own = everything.take(rows)
@@ -205,11 +207,12 @@ def sample(dataset: Dataset, phase: Phase, training: Ragged, candidates: Candida
     return out
 
 
-def score_lists(retriever: Retriever, histories: Ragged, items: np.ndarray) -> np.ndarray:
+def score_lists(retriever: Retriever, phase: Phase, items: np.ndarray) -> np.ndarray:
     """The first stage's scores of given lists, float32 [R, N]."""
     out = np.empty(items.shape, dtype=np.float32)
-    for rows, dense in retriever.slices(histories):
-        out[rows] = np.take_along_axis(dense, np.maximum(items[rows], 0), axis=1)
+    for start in bar(range(0, len(phase), ROWS), "scoring the candidates"):
+        rows = slice(start, start + ROWS)
+        out[rows] = np.take_along_axis(retriever.score(phase.take(rows)), np.maximum(items[rows], 0), axis=1)
     out[np.isneginf(out)] = np.finfo(np.float32).min  # not linked to the history: last, but in the list
     return out
 
@@ -238,6 +241,7 @@ def to_requests(dataset: Dataset, phase: Phase, lists: Lists, candidates: Candid
         catalog=dataset.catalog,
         ids=phase.ids,
         histories=phase.histories,
+        queries=phase.queries,
         candidates=None if candidates.mode == "full" else items,
         first_stage_items=items,
         first_stage_values=scores,

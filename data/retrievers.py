@@ -1,4 +1,4 @@
-"""First-stage retrievers: fit on training sequences, then score the whole catalogue for any history.
+"""First-stage retrievers: fit on training sequences, then score the whole catalogue for any request.
 
 Each reads a history through a recency-weighted window: its last `last_n` items, the newest with weight 1, the one
 before with `decay`, then `decay`^2 ... (`last_n: null` and `decay: 1` = all items alike). On sequence data this
@@ -7,16 +7,14 @@ window is what makes a plain item-item model competitive.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
-from data.dataset import Ragged
+from data.dataset import Catalog, Ragged
 from data.errors import UserError, in_range
-
-ROWS = 1024  # histories scored at a time
+from data.splits import Phase
 
 
 @dataclass
@@ -29,19 +27,13 @@ class Retriever:
         if not 0 < self.decay <= 1:
             raise UserError(f"candidates.retriever.decay={self.decay} is out of range; it must be in (0, 1]")
 
-    def fit(self, sequences: Ragged, n_items: int) -> None:
-        """Learns from training sequences alone."""
+    def fit(self, catalog: Catalog, training: Phase) -> None:
+        """Learns from the training part alone (and, for text, from the catalogue)."""
         raise NotImplementedError
 
-    def score(self, histories: Ragged) -> np.ndarray:
-        """[R, I] float32; -inf where nothing links the history to the item."""
+    def score(self, phase: Phase) -> np.ndarray:
+        """[R, I] float32; -inf where nothing links the request to the item."""
         raise NotImplementedError
-
-    def slices(self, histories: Ragged) -> Iterator[tuple[slice, np.ndarray]]:
-        """(rows, scores of these rows) over all histories, so that memory does not grow with R x I."""
-        for start in range(0, len(histories), ROWS):
-            rows = slice(start, start + ROWS)
-            yield rows, self.score(histories.take(rows))
 
     def weighted(self, histories: Ragged, n_items: int) -> sp.csr_matrix:
         """Histories as a [R, I] matrix of recency weights."""
@@ -56,11 +48,11 @@ class Retriever:
 class Popularity(Retriever):
     """Number of training interactions of each item; the history is not read."""
 
-    def fit(self, sequences: Ragged, n_items: int) -> None:
-        self.counts = np.bincount(sequences.values, minlength=n_items).astype(np.float32)
+    def fit(self, catalog: Catalog, training: Phase) -> None:
+        self.counts = np.bincount(training.histories.values, minlength=len(catalog)).astype(np.float32)
 
-    def score(self, histories: Ragged) -> np.ndarray:
-        return np.broadcast_to(self.counts, (len(histories), len(self.counts)))
+    def score(self, phase: Phase) -> np.ndarray:
+        return np.broadcast_to(self.counts, (len(phase.ids), len(self.counts)))
 
 
 @dataclass
@@ -75,12 +67,13 @@ class ItemKNN(Retriever):
         super().__post_init__()
         in_range("candidates.retriever.neighbours", self.neighbours, 1)
 
-    def fit(self, sequences: Ragged, n_items: int) -> None:
+    def fit(self, catalog: Catalog, training: Phase) -> None:
+        sequences, n_items = training.histories, len(catalog)
         x = _binary(sequences, n_items)
         self.similarity = _nearest(_cosine(x.T @ x), self.neighbours)
 
-    def score(self, histories: Ragged) -> np.ndarray:
-        return _linked(self.weighted(histories, self.similarity.shape[0]) @ self.similarity)
+    def score(self, phase: Phase) -> np.ndarray:
+        return _linked(self.weighted(phase.histories, self.similarity.shape[0]) @ self.similarity)
 
 
 @dataclass
@@ -95,7 +88,8 @@ class Markov(Retriever):
         super().__post_init__()
         in_range("candidates.retriever.window", self.window, 1)
 
-    def fit(self, sequences: Ragged, n_items: int) -> None:
+    def fit(self, catalog: Catalog, training: Phase) -> None:
+        sequences, n_items = training.histories, len(catalog)
         row, values = sequences.row_of_value, sequences.values
         counts = sp.csr_matrix((n_items, n_items), dtype=np.float32)
         for distance in range(1, min(self.window, len(values) - 1) + 1):
@@ -106,8 +100,8 @@ class Markov(Retriever):
         outgoing = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1e-9)
         self.transitions = (sp.diags((1 / outgoing).astype(np.float32)) @ counts).tocsr()
 
-    def score(self, histories: Ragged) -> np.ndarray:
-        return _linked(self.weighted(histories, self.transitions.shape[0]) @ self.transitions)
+    def score(self, phase: Phase) -> np.ndarray:
+        return _linked(self.weighted(phase.histories, self.transitions.shape[0]) @ self.transitions)
 
 
 @dataclass
@@ -123,7 +117,8 @@ class EASE(Retriever):
         super().__post_init__()
         in_range("candidates.retriever.regularization", self.regularization, 1e-3)
 
-    def fit(self, sequences: Ragged, n_items: int) -> None:
+    def fit(self, catalog: Catalog, training: Phase) -> None:
+        sequences, n_items = training.histories, len(catalog)
         if n_items > self.max_items:
             raise UserError(
                 f"candidates.retriever ease inverts a dense matrix of {n_items:,} x {n_items:,} items and stops at "
@@ -136,8 +131,8 @@ class EASE(Retriever):
         self.weights = -inverse / np.diag(inverse)
         np.fill_diagonal(self.weights, 0)
 
-    def score(self, histories: Ragged) -> np.ndarray:
-        return (self.weighted(histories, len(self.weights)) @ self.weights).astype(np.float32)
+    def score(self, phase: Phase) -> np.ndarray:
+        return (self.weighted(phase.histories, len(self.weights)) @ self.weights).astype(np.float32)
 
 
 def _binary(sequences: Ragged, n_items: int) -> sp.csr_matrix:

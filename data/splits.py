@@ -21,9 +21,14 @@ class Phase:
     ids: np.ndarray  # [R] int64, user rows
     histories: Ragged  # [R], oldest first; in training the whole sequence to learn from
     relevant: Ragged  # [R]; empty rows in training
+    queries: np.ndarray | None = None  # [R] str; None for recommendation
 
-    def take(self, rows: np.ndarray) -> Phase:
-        return Phase(self.ids[rows], self.histories.take(rows), self.relevant.take(rows))
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: slice | np.ndarray) -> Phase:
+        queries = None if self.queries is None else self.queries[rows]
+        return Phase(self.ids[rows], self.histories.take(rows), self.relevant.take(rows), queries)
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,8 @@ class Progress(TrainerCallback):
         if best_by in logs:
             self.metric = f", validation {args.metric_for_best_model} {logs[best_by]:.4f}"
         chance = f" (chance {self.chance_loss:.2f})" if self.chance_loss is not None else ""
-        text = f"epoch {state.epoch or 0:.1f}, loss {self.loss:.3f}{chance}{self.metric}"
+        loss = "" if math.isnan(self.loss) else f", loss {self.loss:.3f}{chance}"
+        text = f"epoch {state.epoch or 0:.1f}{loss}{self.metric}"
         if self.bar:
             self.bar.update(self.task, description=text)
         elif best_by in logs:
