@@ -24,7 +24,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     run = Run(experiment.root / "runs" / experiment.name(dataset))
     with run.lock(experiment.root):
         if run.complete and not experiment.force:
-            print(f"{run.folder.name} is finished already; here is its table again (force=true redoes it).")
+            other = "" if run.same_code else ", made by another version of the code"
+            print(f"{run.folder.name} is finished already{other}; here is its table again (force=true redoes it).")
             return show(run.folder)
         data = stages.open_data(experiment, dataset)  # split, candidates, evaluators
         with run.start(experiment.resolved, experiment.force, experiment.tracker):

@@ -63,6 +63,9 @@ def read_lists(path: Path, dataset: Dataset, phases: dict[str, np.ndarray]) -> d
 
 def _read_phase(path: Path, table: pa.Table, name: str, dataset: Dataset, users: np.ndarray) -> Lists:
     part = table.filter(pc.equal(table["phase"].cast(pa.string()), name))
+    if not len(part):
+        phases = ", ".join(map(str, table["phase"].unique().to_pylist()))
+        raise UserError(f"{path} has no row with phase={name}; its phases are {phases or 'none'}")
     requests = pd.Index(part["request"].cast(pa.string()).to_numpy())
     if not requests.is_unique:
         raise UserError(f"{path} has two {name} lists for user {requests[requests.duplicated()][0]}; give one")

@@ -71,13 +71,14 @@ def _join(items: pd.DataFrame, path: Path, by: str, key: str, fields: dict[str, 
     if not found:
         raise UserError(f"{path} matches none of the {len(items):,} items by {by} ({key}); check on= and key=")
     for name, target in fields.items():
-        old = items[target].tolist()
+        values = [None if record is None or record.get(name) in (None, "") else record[name] for record in matched]
         new = [
-            before if record is None or record.get(name) in (None, "") else _value(target, record[name])
-            for before, record in zip(old, matched, strict=True)
+            before if value is None else _value(target, value)
+            for before, value in zip(items[target].tolist(), values, strict=True)
         ]
         items[target] = pd.Series(new, index=items.index, dtype=object)
-    notes.append(f"{path.name} gave {', '.join(fields.values())} to {found:,} of {len(items):,} items")
+        given = sum(value is not None for value in values)
+        notes.append(f"{path.name} gave {target} to {given:,} of {len(items):,} items")
 
 
 def _fold(title: Any) -> str:

@@ -177,6 +177,8 @@ def preset(group: str, name: str) -> dict[str, Any]:
 
 def build(node: dict[str, Any], where: str, **built: Any) -> Any:
     """Instantiates the class `_target_` of a config node; `built` are arguments that are objects already."""
+    if not isinstance(node, dict):
+        raise UserError(f"{where}={node} is not a mapping with _target_; choose an option of its config group instead")
     target = str(node.get("_target_", ""))
     if not target.startswith(OWN):
         raise UserError(f"{where}._target_={target} is not a class of this project; choose one of conf/{where}")

@@ -20,6 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from data.errors import UserError
 
@@ -48,7 +49,13 @@ def launch(main: Callable[[], Any]) -> None:
             raise failed[0]
         if left_out:
             raise UserError(f"{len(left_out)} jobs of the sweep were left out; the first: {left_out[0]}")
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:  # OSError: no space, no permission
+    except (
+        UserError,
+        HydraException,
+        OmegaConfBaseException,
+        OSError,
+        YAMLError,
+    ) as error:  # OSError: no space, no permission
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

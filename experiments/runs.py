@@ -27,6 +27,7 @@ from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from data.dataset import sha256
 from data.errors import UserError
 from data.files import read_json, write_atomically, write_json
 from experiments.curves import read_curves
@@ -52,6 +53,10 @@ class Run:
     @property
     def complete(self) -> bool:
         return (self.folder / "manifest.json").exists()
+
+    @property
+    def same_code(self) -> bool:
+        return read_json(self.folder / "environment.json")["code_sha256"] == code_sha256()
 
     @property
     def trained(self) -> bool:
@@ -136,6 +141,12 @@ class Run:
         return max(points, key=lambda p: p["value"])["epoch"] if points else None
 
 
+def code_sha256() -> str:
+    """Of the project's own Python files, committed or not."""
+    files = [*(path for room in ("data", "rerankers", "experiments") for path in (ROOT / room).rglob("*.py"))]
+    return sha256(*(path.read_bytes() for path in sorted(files)))
+
+
 def find_run(root: Path, name: str) -> Path:
     """A run folder by path, by its name in `<root>/runs`, by MLflow run id, or `latest` = the newest finished one."""
     finished = sorted(root.glob("runs/*/manifest.json"), key=lambda path: path.stat().st_mtime)
@@ -174,6 +185,7 @@ def describe_environment() -> tuple[dict[str, Any], str]:
     diff = git("diff", "HEAD")
     return {
         "git_sha": git("rev-parse", "HEAD").strip() or None,
+        "code_sha256": code_sha256(),
         "git_dirty": bool(git("status", "--porcelain").strip()),
         "python": sys.version.split()[0],
         "platform": platform.platform(),

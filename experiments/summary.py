@@ -19,7 +19,7 @@ def show(folder: Path) -> dict[str, float]:
     """Prints table, cost, labels and sentence of a finished run; returns its metrics."""
     metrics, manifest, cost = (read_json(folder / f"{name}.json") for name in ("metrics", "manifest", "cost"))
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(table(metrics, manifest))
+    console.print(table(metrics, manifest, intervals=console.width >= 100))
     if manifest["labels"]:
         console.print("Note: " + "; ".join(manifest["labels"]) + ".", style="yellow")
     for line in (verdict(metrics, manifest, cost), costs(cost), f"Run folder: {folder}"):
@@ -27,7 +27,8 @@ def show(folder: Path) -> dict[str, float]:
     return metrics
 
 
-def table(metrics: dict[str, float], manifest: dict[str, Any]) -> Table:
+def table(metrics: dict[str, float], manifest: dict[str, Any], intervals: bool = True) -> Table:
+    """`intervals=False` is for a narrow terminal; the sentence under the table and metrics.json still have them."""
     name = manifest["reranker"]
     others = [("popularity", "popularity"), ("first_stage", f"first stage\n({manifest['retriever']})")]
     others = [(key, label) for key, label in others if key != name]
@@ -35,7 +36,8 @@ def table(metrics: dict[str, float], manifest: dict[str, Any]) -> Table:
     ceilings = [(key, label) for key, label in ceilings if f"test/{key}/{manifest['primary']}" in metrics]
     split = manifest["protocol"]["_target_"].rpartition(".")[2]
     title = f"{manifest['dataset']}, {split}, {manifest['n_requests']:,} test requests, {manifest['candidates']}"
-    caption = "\\[95 % interval]; * = inside chance's interval; bold = the primary metric"
+    caption = "\\[95 % interval]; " if intervals else ""
+    caption += "* = inside chance's interval; bold = the primary metric"
     if metrics["test/share_with_a_hit"] < 1:
         caption += f"; {1 - metrics['test/share_with_a_hit']:.1%} of requests have no relevant candidate and count 0"
     shown, repeated = _distinct(metrics, manifest["metrics"])
@@ -49,9 +51,10 @@ def table(metrics: dict[str, float], manifest: dict[str, Any]) -> Table:
         m = f"test/{{}}/{metric}".format
         value = metrics[f"test/{metric}"]
         star = "*" if _is_chance(metrics, metric) else ""
-        cells = [f"{metrics[m('chance')]:.4f} {_interval(metrics, m('chance_low'), m('chance_high'))}"]
+        around_chance = _interval(metrics, m("chance_low"), m("chance_high")) if intervals else ""
+        cells = [f"{metrics[m('chance')]:.4f}{around_chance}"]
         cells += [f"{metrics[m(key)]:.4f}" for key, _ in others]
-        cells.append(f"{value:.4f}{star} {_interval(metrics, m('low'), m('high'))}")
+        cells.append(f"{value:.4f}{star}{_interval(metrics, m('low'), m('high')) if intervals else ''}")
         cells += [f"{metrics[m(key)]:.4f}" for key, _ in ceilings]
         out.add_row(display(metric), *cells, style="bold" if metric == manifest["primary"] else None)
     return out
@@ -74,7 +77,7 @@ def _is_chance(metrics: dict[str, float], metric: str) -> bool:
 
 
 def _interval(metrics: dict[str, float], low: str, high: str) -> str:
-    return f"\\[{metrics[low]:.3f}, {metrics[high]:.3f}]".replace("0.", ".")
+    return f" \\[{metrics[low]:.3f}, {metrics[high]:.3f}]".replace("0.", ".")
 
 
 def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str, Any]) -> str:
@@ -87,7 +90,8 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
         low, high = metrics[f"test/chance_low/{primary}"], metrics[f"test/chance_high/{primary}"]
         parts.append(
             f"{name}'s {display(primary)} of {value:.4f} is what chance gives ({low:.4f} to {high:.4f}): it "
-            "learned nothing that this test can see; look at the loss curve and the learning rate"
+            "has learned nothing that this test can see"
+            + ("; look at the loss curve and the learning rate" if cost["total_parameters"] else "")
         )
     else:
         parts.append(f"{name} {_against(metrics, 'chance', 'chance')}")
@@ -100,7 +104,7 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
         else ""
     )
     text = f"{display(primary)}: {parts[0]}; {'; '.join(parts[1:])}{tail}."
-    if f"test/conditional/{primary}" in metrics:
+    if f"test/conditional/{primary}" in metrics and name != "first_stage":
         own, first, chance = (metrics[f"test/conditional/{row}{primary}"] for row in ("", "first_stage/", "chance/"))
         text += (
             f" Where the first stage found the item ({metrics['test/share_with_a_hit']:.1%} of requests): "

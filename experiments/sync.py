@@ -25,6 +25,9 @@ def sync(cfg: DictConfig) -> None:
     sent = 0
     for manifest in sorted(Path(cfg.paths.root).glob("runs/**/manifest.json")):
         mirror = manifest.parent / "mlflow.json"
+        config = OmegaConf.load(manifest.parent / "config.yaml")
+        if config.tracking["_target_"] != "experiments.tracking.MLflowTracker":  # the run asked for none
+            continue
         state = read_json(mirror) if mirror.exists() else {}
         if state.get("finished") and state.get("uri") == tracker.uri:
             continue

@@ -85,17 +85,16 @@ class MLflowTracker(Tracker):
         except Exception as error:
             self.down = True
             first = str(error).split("\n")[0][:200]
-            log.warning(
-                "MLflow at %s failed (%s); training goes on, send it later: python -m experiments.sync",
-                self.uri,
-                first,
-            )
+            hint = f"python -m experiments.sync tracking.uri={self.uri}"
+            log.warning("MLflow at %s failed (%s); nothing is lost, send it later: %s", self.uri, first, hint)
 
     def _client(self) -> Any:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for noisy in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         import mlflow
 
         return mlflow.MlflowClient(self.uri)

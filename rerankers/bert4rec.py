@@ -57,6 +57,7 @@ class BERT4Rec(Reranker):
     def __post_init__(self) -> None:
         for name, low, high in (
             ("max_length", 2, 4096),
+            ("hidden_size", 1, 16_384),
             ("num_hidden_layers", 1, 48),
             ("num_attention_heads", 1, 64),
             ("intermediate_size", 1, 1_000_000),
@@ -70,7 +71,7 @@ class BERT4Rec(Reranker):
             ("sampled_negatives", 1, 1_000_000),
         ):
             in_range(f"reranker.{name}", getattr(self, name), low, high)
-        if self.hidden_size < 1 or self.hidden_size % self.num_attention_heads:
+        if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"reranker.hidden_size={self.hidden_size} must be a multiple of reranker.num_attention_heads="
                 f"{self.num_attention_heads}"
