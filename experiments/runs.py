@@ -56,7 +56,7 @@ class Run:
 
     @property
     def same_code(self) -> bool:
-        return read_json(self.folder / "environment.json")["code_sha256"] == code_sha256()
+        return read_json(self.folder / "environment.json").get("code_sha256") == code_sha256()
 
     @property
     def trained(self) -> bool:
