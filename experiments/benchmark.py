@@ -52,7 +52,7 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
     for row in rows:
         ratio = f"{speed[row.what] / speed[row.base]:.2f}x of {row.base}" if row.base else ""
         out.add_row(row.what, f"{speed[row.what]:,.0f} {row.unit}/s", ratio)
-    Console(width=120).print(out)
+    Console(width=130).print(out)
     print(f"peak memory of the process {peak_memory_mb():,.0f} MB; {cfg.n_users} users, {cfg.n_items} items")
     return speed
 
@@ -126,11 +126,11 @@ def bert4rec_rows(cfg: DictConfig) -> list[Row]:
     def score(requests: Requests) -> Callable[[], int]:
         return lambda: len(model.score(requests))
 
-    usual_training, usual_scoring = "training, logits at every position", "scoring, padded, logits at every position"
+    usual_training, usual_scoring = "training, logits everywhere", "scoring, padded, logits everywhere"
     return [
         Row(usual_training, lambda: steps(everywhere), "sequences"),
         Row(
-            "training, logits at masked positions",
+            "training, logits at masks only",
             lambda: steps(lambda tokens, labels: model.model(tokens, labels)["loss"]),
             "sequences",
             usual_training,

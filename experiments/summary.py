@@ -40,6 +40,8 @@ def table(metrics: dict[str, float], manifest: dict[str, Any], intervals: bool =
     caption += "* = inside chance's interval; bold = the primary metric"
     if metrics["test/share_with_a_hit"] < 1:
         caption += f"; {1 - metrics['test/share_with_a_hit']:.1%} of requests have no relevant candidate and count 0"
+    if metrics["test/tie_rate"] > 0:
+        caption += f"; {name} ties a relevant item in {metrics['test/tie_rate']:.1%} of requests (broken at random)"
     shown, repeated = _distinct(metrics, manifest["metrics"])
     if repeated:
         caption += f"; not shown, as they equal a row above: {', '.join(map(display, repeated))}"
