@@ -1,6 +1,8 @@
 """Fixtures: everything offline, in temporary folders, on small data."""
 
 import os
+import subprocess
+import sys
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -63,3 +65,19 @@ def random_requests(
     none: Dataset = None  # type: ignore[assignment]
     requests = Requests(none, np.arange(n), Ragged.empty(n), candidates=candidates)  # type: ignore[arg-type]
     return requests, Relevance(Ragged.from_rows(chosen))
+
+
+TINY = [*SMALL, "reranker.hidden_size=16", "reranker.num_attention_heads=2", "reranker.max_length=12"]
+QUICK = [*TINY, "trainer.num_train_epochs=4", "trainer.eval_strategy=epoch", "trainer.logging_steps=1"]
+
+
+def command(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HYDRA_FULL_ERROR": "1"}
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment
+    )
+
+
+def only_run(root: Path) -> Path:
+    (folder,) = (root / "runs").iterdir()
+    return folder

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL
+from conftest import QUICK, SMALL
 
 from experiments.curves import read_curves
 from experiments.launch import ROOT
 from experiments.tracking import MLflowTracker, send
 from train import train
-
-TINY = ["reranker.hidden_size=16", "reranker.num_attention_heads=2", "reranker.max_length=12"]
-QUICK = [*TINY, "trainer.num_train_epochs=2", "trainer.eval_strategy=epoch", "trainer.logging_steps=1"]
 
 
 @pytest.fixture(scope="session")
