@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -228,7 +228,7 @@ class Requests:
 class Relevance:
     """Which items of each request are relevant, those missing from its candidates included. Evaluation only."""
 
-    items: Ragged = field(default_factory=lambda: Ragged.empty(0))
+    items: Ragged  # [R]
 
     def __len__(self) -> int:
         return len(self.items)

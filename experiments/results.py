@@ -24,7 +24,7 @@ from data.files import write_json, write_parquet
 from data.splits import Split
 from experiments.config import Protocol
 from experiments.evaluation import Evaluated, Evaluator
-from experiments.significance import bootstrap_interval, compare
+from experiments.significance import bootstrap_interval, compare, holm
 from rerankers.base import Reranker
 from rerankers.baselines import FirstStage, Popularity
 
@@ -41,8 +41,10 @@ def reference_rows(dataset: Dataset, split: Split, test: Evaluator) -> dict[str,
     return rows
 
 
-def summarize(evaluated: Evaluated, rows: dict[str, Evaluated], test: Evaluator, primary: str) -> Metrics:
-    """All `test/` keys."""
+def summarize(
+    evaluated: Evaluated, rows: dict[str, Evaluated], test: Evaluator, primary: str, own: str = ""
+) -> Metrics:
+    """All `test/` keys. A row is not compared with itself (`own`); the comparisons made are one Holm family."""
     seed = test.seed
     out: Metrics = {"n_requests": len(evaluated.ranks), "tie_rate": evaluated.tie_rate}
     out |= evaluated.means
@@ -69,9 +71,11 @@ def summarize(evaluated: Evaluated, rows: dict[str, Evaluated], test: Evaluator,
                 out[f"conditional/first_stage/{name}"] = float(rows["first_stage"].values[name][found].mean())
 
     against = {"chance": chance.mean[primary]} | {r: rows[r].values[primary] for r in ("popularity", "first_stage")}
-    for row, values in against.items():
-        comparison = asdict(compare(evaluated.values[primary], values, seed))
-        out |= {f"vs_{row}/{statistic}": value for statistic, value in comparison.items()}
+    comparisons = {row: compare(evaluated.values[primary], v, seed) for row, v in against.items() if row != own}
+    adjusted = holm([comparison.p_permutation for comparison in comparisons.values()])
+    for (row, comparison), p in zip(comparisons.items(), adjusted, strict=True):
+        out |= {f"vs_{row}/{statistic}": value for statistic, value in asdict(comparison).items()}
+        out[f"vs_{row}/p_holm"] = p
     return {f"test/{name}": float(value) for name, value in out.items()}
 
 

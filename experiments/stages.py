@@ -146,7 +146,7 @@ def report(
     split = data.split.with_validation_in_train() if protocol.refit_on_validation else data.split
     evaluated = data.test(timed, keep=True)
     rows = reference_rows(dataset, split, data.test)
-    metrics = record["valid"] | summarize(evaluated, rows, data.test, protocol.primary)
+    metrics = record["valid"] | summarize(evaluated, rows, data.test, protocol.primary, reranker.name)
     write_results(folder, dataset, data.test, evaluated, rows, metrics)
     trainable, total = reranker.facts(data.test.requests).get("parameters", (0, 0))
     cost = {

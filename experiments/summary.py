@@ -99,12 +99,10 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
         parts.append(f"{name} {_against(metrics, 'chance', 'chance')}")
     others = [("popularity", "popularity"), ("first_stage", f"the first stage ({manifest['retriever']})")]
     parts += [_against(metrics, row, label) for row, label in others if row != name]
-    smallest = metrics["test/vs_first_stage/smallest_difference"]
-    tail = (
-        f"; at {speed}; the smallest difference to it that this test set can show is {smallest:.4f}"
-        if name != "first_stage"
-        else ""
-    )
+    tail = ""
+    if name != "first_stage":
+        smallest = metrics["test/vs_first_stage/smallest_difference"]
+        tail = f"; at {speed}; the smallest difference to it that this test set can show is {smallest:.4f}"
     text = f"{display(primary)}: {parts[0]}; {'; '.join(parts[1:])}{tail}."
     if f"test/conditional/{primary}" in metrics and name != "first_stage":
         own, first, chance = (metrics[f"test/conditional/{row}{primary}"] for row in ("", "first_stage/", "chance/"))
@@ -116,9 +114,7 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
 
 
 def _against(metrics: dict[str, float], row: str, label: str) -> str:
-    difference, low, high, p = (
-        metrics[f"test/vs_{row}/{name}"] for name in ("difference", "low", "high", "p_permutation")
-    )
+    difference, low, high, p = (metrics[f"test/vs_{row}/{name}"] for name in ("difference", "low", "high", "p_holm"))
     size = f"{difference:+.4f} \\[{low:+.4f}, {high:+.4f}], p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     if p >= ALPHA:
         return f"cannot be told from {label} ({size})"

@@ -114,7 +114,7 @@ class MLflowTracker(Tracker):
         tags = {
             "mlflow.runName": self.folder.name,
             "mlflow.user": getpass.getuser(),
-            "mlflow.source.name": "train.py",
+            "mlflow.source.name": environment["command"][0],
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": str(environment["git_sha"]),
             "kind": "evaluation" if self.folder.parent.name == "evaluations" else "run",

@@ -100,7 +100,14 @@ class BERT4Rec(Reranker):
         self.model.eval()
 
     def _negatives(self, n_items: int) -> int | None:
-        return self.sampled_negatives if n_items > self.sampled_softmax_above else None
+        if n_items <= self.sampled_softmax_above:
+            return None
+        if self.label_smoothing:  # it would spread weight over negatives that are masked out
+            raise UserError(
+                f"reranker.label_smoothing={self.label_smoothing} needs the full softmax, but {n_items:,} items are "
+                f"above reranker.sampled_softmax_above={self.sampled_softmax_above:,}; set one of them"
+            )
+        return self.sampled_negatives
 
     def _config(self, n_items: int) -> BertConfig:
         return BertConfig(
@@ -164,12 +171,7 @@ class BERT4Rec(Reranker):
         weights["bias"] = torch.where(torch.from_numpy(rows < 0), torch.tensor(UNKNOWN), bias)
         self.item_ids = requests.catalog.id
         self.model = MaskedItemModel(self._config(len(rows)), self.label_smoothing, None)
-        try:
-            self.model.load_state_dict(weights)
-        except RuntimeError:
-            raise UserError(
-                f"{folder} holds a bert4rec of another shape; leave reranker.* as it was trained"
-            ) from None
+        self.model.load_state_dict(weights)
         self.model.to(device()).eval()
 
     def chance_loss(self, requests: Requests) -> float:
@@ -229,10 +231,8 @@ class MaskedItemModel(nn.Module):
     def _sampled(self, hidden: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [M, 1 + S] of the target and S shared uniform negatives, corrected by log(I / S) so that the loss
         estimates the full softmax; a negative that is the row's own target is left out."""
-        n_items, negatives = (
-            len(self.bias),
-            torch.randint(len(self.bias), (self.negatives or 0,), device=target.device),
-        )
+        n_items = len(self.bias)
+        negatives = torch.randint(n_items, (self.negatives or 0,), device=target.device)  # [S]
         transformed = self.transform(hidden)
         positive = (transformed * self.items[target]).sum(-1, keepdim=True) + self.bias[target, None]
         negative = transformed @ self.items[negatives].T + self.bias[negatives] + math.log(n_items / len(negatives))

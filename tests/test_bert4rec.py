@@ -86,6 +86,11 @@ def test_sampled_softmax_estimates_the_full_loss() -> None:
     assert sampled(**batch)["loss"].item() == pytest.approx(full(**batch)["loss"].item(), abs=0.05)
 
 
+def test_label_smoothing_needs_the_full_softmax(demo: Dataset, split: Split) -> None:
+    with pytest.raises(UserError, match="label_smoothing"):
+        tiny(label_smoothing=0.1, sampled_softmax_above=10).fit(demo, split, None, lambda values, step: None)
+
+
 def test_rows_are_masked_as_configured_and_depend_on_seed_epoch_and_rows_alone() -> None:
     sequences = Ragged.from_rows([[(u + i) % 30 for i in range(12)] for u in range(200)] + [[1]])
     rows = MaskedRows(sequences, tiny(mask_probability=0.3, last_only=0.0, random_crop=0.0))
@@ -115,8 +120,7 @@ def test_padding_changes_nothing() -> None:
     assert torch.allclose(net.encode(short)[:, -1], net.encode(padded)[:, -1], atol=1e-6)
 
 
-def test_scoring_reads_only_the_history_before_the_target(demo: Dataset, split: Split) -> None:
-    """Changing what comes after the history cannot change a score, for it is nowhere in the request."""
+def test_scoring_reads_the_last_items_of_a_history_alone(demo: Dataset, split: Split) -> None:
     reranker = tiny()
     reranker.item_ids, reranker.model = demo.catalog.id, model(reranker, len(demo.catalog))
     requests = Requests(demo.catalog, split.test.ids, split.test.histories)

@@ -180,9 +180,7 @@ def test_dataset_without_what_a_reranker_requires(config: Callable[..., Any], de
     experiment = configure(config("reranker=popularity"))
     experiment.reranker.__class__.requires, before = ("images",), experiment.reranker.__class__.requires  # type: ignore[misc]
     try:
-        empty = dataclasses.replace(
-            demo.catalog, image=demo.catalog.image * 0 if False else [None] * len(demo.catalog)
-        )
+        empty = dataclasses.replace(demo.catalog, image=[None] * len(demo.catalog))
         experiment.source.load = lambda data: dataclasses.replace(demo, catalog=empty)  # type: ignore[method-assign]
         with pytest.raises(UserError, match="needs images, which dataset=demo does not have"):
             load(experiment)

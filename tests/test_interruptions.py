@@ -119,3 +119,11 @@ def test_early_stopping_keeps_the_best_model(config: Callable[..., Any], tmp_pat
     assert len(values) < 200
     assert len(values) - 1 - int(np.argmax(values)) == 3
     assert metrics["valid/recall_at_10"] == pytest.approx(max(values))
+
+
+def test_loading_workers_change_no_number(config: Callable[..., Any], tmp_path: Path) -> None:
+    metrics = [
+        train(config(*QUICK, f"trainer.dataloader_num_workers={workers}", f"paths.root={tmp_path / str(workers)}"))
+        for workers in (0, 2)
+    ]
+    assert metrics[0] == metrics[1]

@@ -1,7 +1,6 @@
 """The commands from end to end: one run, one folder; repeats, kills, sweeps, evaluations, errors."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from data.errors import UserError
 from evaluate import compare, with_overrides_of_the_run
 from experiments.curves import read_curves
 from experiments.metrics import NAMES
+from experiments.significance import holm
 from train import train
 
 
@@ -44,6 +44,8 @@ def test_a_run_from_config_to_table(
             assert ceiling == pytest.approx(metrics["test/share_with_a_hit"])
         conditional = table[table["found"] > 0][name].mean()
         assert metrics[f"test/conditional/{name}"] == pytest.approx(conditional)
+    p = [metrics[f"test/vs_{row}/p_permutation"] for row in ("chance", "popularity", "first_stage")]
+    assert [metrics[f"test/vs_{row}/p_holm"] for row in ("chance", "popularity", "first_stage")] == holm(p)
     assert metrics["test/planted/recall_at_10"] > metrics["test/chance/recall_at_10"]
     assert metrics["test/ceiling/recall_at_20"] == pytest.approx(table["found"].mean())
     first = predictions[predictions["request"] == predictions["request"].iloc[0]]
@@ -198,10 +200,8 @@ def test_a_sweep_goes_on_when_jobs_fail(tmp_path: Path) -> None:
     assert all((path / "manifest.json").exists() for path in (tmp_path / "runs").iterdir())
 
 
-def test_help_is_quick_and_names_the_groups() -> None:
-    started = time.perf_counter()
+def test_help_names_the_groups_and_imports_nothing_heavy() -> None:
     done = command("train.py", "--help")
-    assert time.perf_counter() - started < 5  # 0.7 s here; the bound only catches a heavy import
     assert "reranker: bert4rec" in done.stdout
     light = "import sys, train; sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'mlflow', 'scipy')))"
     assert command("-c", light).returncode == 0
