@@ -144,6 +144,7 @@ class Dataset:
     interactions: Interactions
     provenance: Provenance
     planted: Planted | None = None
+    timed: bool = True  # False: timestamps only order the interactions of one user
 
     @cached_property
     def sequences(self) -> Ragged:

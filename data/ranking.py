@@ -1,6 +1,7 @@
 """The one total order of a ranking: by score, ties by a seeded key that no list order can influence."""
 
 import numpy as np
+import torch
 
 from data.dataset import Ragged
 from data.keys import TIES, keys
@@ -21,16 +22,25 @@ def mask_seen(scores: np.ndarray, histories: Ragged, relevant: Ragged) -> np.nda
 def best(
     scores: np.ndarray, ids: np.ndarray, width: int, seed: int, items: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of the `width` best of scores [R, N], best first, and their scores; -1 and -inf where nothing was found.
+    """Columns of the `width` best of float32 scores [R, N], best first, and their scores; -1 and -inf where nothing
+    was found.
 
-    `items` [R, N] names each column's item for the tie key; without it column = item.
+    `items` [R, N] names each column's item for the tie key; without it column = item. Keys are made only for what
+    reaches the last place of a list.
     """
-    order = composite(scores, keys(seed, TIES, ids, np.arange(scores.shape[1]) if items is None else items))
     width = min(width, scores.shape[1])
-    top = np.argpartition(order, -width, axis=1)[:, -width:]
-    ranked = np.take_along_axis(top, np.argsort(np.take_along_axis(order, top, 1), axis=1)[:, ::-1], 1)
-    values = np.take_along_axis(scores, ranked, axis=1)
-    return np.where(np.isneginf(values), -1, ranked).astype(np.int32), values
+    least = torch.topk(torch.from_numpy(scores), width, sorted=True).values[:, -1:].numpy()
+    row, column = np.nonzero((scores >= least) & (scores > -np.inf))
+    item = column if items is None else items[row, column]
+    value = scores[row, column]
+    order = np.lexsort((~composite(value, keys(seed, TIES, ids[row], item[:, None])[:, 0]), row))
+    counts = np.bincount(row, minlength=len(scores))
+    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept, place = order[place < width], place[place < width]
+    columns = np.full((len(scores), width), -1, dtype=np.int32)
+    values = np.full((len(scores), width), -np.inf, dtype=np.float32)
+    columns[row[kept], place], values[row[kept], place] = column[kept], value[kept]
+    return columns, values
 
 
 def composite(scores: np.ndarray, tie_keys: np.ndarray) -> np.ndarray:

@@ -59,9 +59,10 @@ class LeaveOneOut:
         timestamp = Ragged(dataset.interactions.timestamp, sequences.offsets)
         last = timestamp.offsets[asked + 1] - 1
         tied = (timestamp.values[last] == timestamp.values[last - 1]).sum()
-        notes = [
-            f"{tied:,} of {len(asked):,} users have equal timestamps at the test boundary; the file's order decides"
-        ]
+        notes = ["the data has no timestamps; the file's order decides"]
+        if dataset.timed:
+            who = f"{tied:,} of {len(asked):,} users have equal timestamps at the test boundary"
+            notes = [f"{who}; the file's order decides"]
         if len(asked) < len(users):
             notes.append(f"{len(users) - len(asked):,} users with fewer than 3 interactions are in training only")
         return _finish(
@@ -98,6 +99,8 @@ class Temporal:
             raise UserError(f"protocol.split.target={self.target} is not allowed; choose first or all")
 
     def split(self, dataset: Dataset) -> Split:
+        if not dataset.timed:
+            raise UserError(f"dataset {dataset.name} has no timestamps to cut at; use protocol=leave_one_out")
         sequences, timestamp = dataset.sequences, dataset.interactions.timestamp
         ordered = np.sort(timestamp)
         n = len(ordered)

@@ -14,7 +14,6 @@ import numpy as np
 from data.dataset import Ragged, Requests
 from data.errors import UserError
 from data.keys import TIES, keys
-from data.ranking import composite
 
 NAMES = ("recall", "ndcg", "mrr", "hit", "map", "precision")
 DISPLAY = {
@@ -79,25 +78,34 @@ def rank(
     if np.isnan(scores).any():
         raise UserError(f"{int(np.isnan(scores).any(axis=1).sum()):,} requests got NaN scores; the reranker diverged")
     items = np.arange(requests.width) if requests.candidates is None else requests.candidates
+    scores = scores.astype(np.float32, copy=False)
     if requests.candidates is not None:
-        scores = np.where(items < 0, -np.inf, scores)
-    order = composite(scores, keys(seed, TIES, requests.ids, items))  # [R, N]
+        scores = np.where(items < 0, np.float32(-np.inf), scores)
     row = relevant.row_of_value
     if requests.candidates is None:
         column, present = relevant.values, np.ones(len(row), dtype=bool)
     else:
         match = requests.candidates[row] == relevant.values[:, None]  # [P, N]
         column, present = match.argmax(axis=1), match.any(axis=1)
-    own = np.where(present, order[row, column], 0)  # [P]
-    listed = order if np.array_equal(row, np.arange(len(order))) else order[row]
+    own = np.where(present, scores[row, column], np.float32(-np.inf))  # [P]
+    listed = scores if np.array_equal(row, np.arange(len(scores))) else scores[row]
     better = (listed > own[:, None]).sum(axis=1)
-    equal = (listed >> np.uint64(32) == (own >> np.uint64(32))[:, None]).sum(axis=1)
+    ranked = own > -np.inf
+    same = (listed == own[:, None]) & ranked[:, None]
+    equal = same.sum(axis=1)
+    pair, other = np.nonzero(same & (equal > 1)[:, None])  # keys are made for ties alone
+    if len(pair):
+        asked = requests.ids[row[pair]]
+        item = other if requests.candidates is None else items[row[pair], other]
+        key, own_key = (keys(seed, TIES, asked, i[:, None])[:, 0] for i in (item, relevant.values[pair]))
+        half = np.uint64(32)  # of the key counts, as in `data.ranking.composite`
+        better += np.bincount(pair[key >> half > own_key >> half], minlength=len(row))
     return Ranks(
         row=row,
-        rank=np.where(own > 0, 1.0 + better, np.inf),
+        rank=np.where(ranked, 1.0 + better, np.inf),
         present=present,
-        tied=(own > 0) & (equal > 1),
-        n_candidates=np.broadcast_to((items >= 0).sum(axis=-1) - n_excluded, len(order)),
+        tied=equal > 1,
+        n_candidates=np.broadcast_to((items >= 0).sum(axis=-1) - n_excluded, len(scores)),
         n_relevant=relevant.lengths,
     )
 

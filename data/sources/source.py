@@ -30,6 +30,7 @@ class Raw:
     files: dict[str, str]  # file name -> sha256
     synthetic: bool = False
     notes: Notes = field(default_factory=list)
+    timed: bool = True  # False: `timestamp` is only the order within a user
     plant: Callable[[np.ndarray, np.ndarray], Planted] | None = None  # (user ids, item ids) by row -> planted model
 
 
@@ -112,6 +113,7 @@ class Source:
             ),
             provenance=Provenance(raw.source, raw.licence, raw.files, raw.synthetic, tuple(raw.notes)),
             planted=raw.plant(user_id, item_id) if raw.plant else None,
+            timed=raw.timed,
         )
 
 

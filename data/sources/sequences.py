@@ -1,0 +1,127 @@
+"""Published sequences: one line a user, `user item item ...`, oldest first, as SASRec, S3-Rec, P5 and VIP5 give them.
+
+python train.py dataset=beauty_sequences dataset.path=/my/beauty           # a folder with sequences.txt and items.jsonl
+python train.py dataset=sequences dataset.path=/my/data dataset.items=null # ids alone
+
+Ids of these files are numbered by first appearance, test items included, so "last id + 1" beats published models;
+here, as everywhere, users and items become rows in a seeded random order.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data.errors import UserError
+from data.files import existing_folder, file_sha256, read_records, read_text
+from data.sources.source import Raw, Source
+
+GAPS = np.frombuffer(b" \t\n\r\x0b\x0c", dtype=np.uint8)
+TEXTS = ("title", "description", "caption", "semantic_summary")
+
+
+@dataclass
+class Sequences(Source):
+    sequences: str = "sequences.txt"  # in the folder `path`
+    items: str | None = "items.jsonl"  # one object a line with item_id, and any of title, description, categories ...
+    source: str = "sequences of unknown origin"
+    licence: str = "unknown"
+
+    def read(self, data_dir: Path) -> Raw:
+        if self.path is None:
+            raise UserError(f"dataset={self.name} needs dataset.path, the folder that holds {self.sequences}")
+        folder = existing_folder(Path(self.path), "dataset.path")
+        names = [self.sequences, *([self.items] if self.items else [])]
+        for name in names:
+            if not (folder / name).is_file():
+                raise UserError(f"{folder} has no file {name}; give dataset.sequences= and dataset.items= (or null)")
+        notes: list[str] = []
+        events = read_sequences(folder / self.sequences, self.on_bad_row, notes)
+        if self.items:
+            items = read_items(folder / self.items)
+            if unknown := len(set(events["item"]) - set(items.index)):
+                notes.append(f"{unknown:,} items are not in {self.items} and have no text")
+        else:
+            items = pd.DataFrame(index=pd.Index(events["item"].unique()))
+        return Raw(
+            interactions=events,
+            items=items,
+            source=self.source,
+            licence=self.licence,
+            files={name: file_sha256(folder / name) for name in names},
+            notes=notes,
+            timed=False,
+        )
+
+
+def read_sequences(path: Path, on_bad_row: str, notes: list[str]) -> pd.DataFrame:
+    """user, item, timestamp (the place in the line) and rating (NaN), without a loop over users."""
+    text = read_text(path).encode()
+    letters = np.frombuffer(text, dtype=np.uint8)
+    gap = np.isin(letters, GAPS)
+    start = np.flatnonzero(~gap & np.concatenate([[True], gap[:-1]]))
+    line = np.cumsum(letters == ord("\n"))[start]  # of each word, from 0
+    code, words = pd.factorize(np.array(text.split(), dtype=object))
+    words = np.array([word.decode() for word in words], dtype=object)
+    first = np.flatnonzero(np.concatenate([[True], line[1:] != line[:-1]])) if len(line) else np.zeros(0, dtype=int)
+    length = np.diff(np.append(first, len(line)))  # words of each line that is not empty
+    user = words[code[first]]
+    twice = pd.Index(user).duplicated()
+    bad = (length < 2) | twice
+    if bad.any() and on_bad_row == "error":
+        at = int(np.argmax(bad))
+        problem = f"user {user[at]} stands there a second time" if twice[at] else f"user {user[at]} has no item"
+        raise UserError(
+            f"{path}, line {line[first[at]] + 1}: {problem}; mend it or pass dataset.on_bad_row=skip to leave such "
+            "rows out"
+        )
+    if bad.any():
+        notes.append(f"{int(bad.sum()):,} bad rows of {path.name} were left out")
+    place = np.arange(len(line)) - np.repeat(first, length)
+    keep = (place > 0) & ~np.repeat(bad, length)
+    return pd.DataFrame(
+        {
+            "user": np.repeat(user, length)[keep],
+            "item": words[code[keep]],
+            "timestamp": place[keep],
+            "rating": np.nan,
+        }
+    )
+
+
+def read_items(path: Path) -> pd.DataFrame:
+    """JSONL or CSV with `item_id`; texts on one line, category paths as one tuple of distinct names."""
+    records = read_records(path)
+    for number, record in enumerate(records, start=1):
+        if record.get("item_id") in (None, ""):
+            raise UserError(f"{path}, record {number}: no item_id; each item needs one")
+    index = pd.Index([str(record["item_id"]) for record in records], dtype=object)
+    columns: dict[str, Any] = {
+        name: [clean(record.get(name)) for record in records]
+        for name in TEXTS
+        if any(record.get(name) for record in records)
+    }
+    columns["categories"] = [names_of(record.get("categories")) for record in records]
+    return pd.DataFrame(columns, index=index)
+
+
+def clean(text: Any) -> str:
+    """One line of plain text: HTML entities resolved, line breaks and tabs turned into blanks."""
+    if text is None or isinstance(text, float):
+        return ""
+    parts = text if isinstance(text, list) else [text]
+    return " ".join(html.unescape(" ".join(str(part) for part in parts)).split())
+
+
+def names_of(categories: Any) -> tuple[str, ...]:
+    """[["Beauty", "Nails"], ["Beauty", "Gifts"]] -> ("Beauty", "Nails", "Gifts"); a single path is taken as it is."""
+    if not categories:
+        return ()
+    paths = categories if isinstance(categories, list) else [categories]
+    names = [clean(name) for path in paths for name in (path if isinstance(path, list) else [path])]
+    return tuple(dict.fromkeys(name for name in names if name))
