@@ -81,16 +81,18 @@ def bert4rec_rows(cfg: DictConfig) -> list[Row]:
 
     from data.dataset import Ragged, Requests
     from rerankers.base import TrainerConfig
-    from rerankers.bert4rec import MASK, PAD, SPECIAL, BERT4Rec, MaskedItemModel, MaskedRows
+    from rerankers.bert4rec import BERT4Rec
+    from rerankers.item_transformer import MASK, PAD, SPECIAL, ItemTransformer
+    from rerankers.sequence_reranker import SequenceRows
 
     rng = np.random.default_rng(cfg.seed)
     lengths = np.clip(rng.geometric(1 / cfg.mean_length, cfg.n_users), 2, cfg.n_items // 2)
     sequences = Ragged.from_rows([rng.choice(cfg.n_items, n, replace=False) for n in lengths])
     model = BERT4Rec(name="bert4rec", max_length=50, trainer=TrainerConfig(per_device_eval_batch_size=256))
     torch.manual_seed(cfg.seed)
-    model.model = MaskedItemModel(model._config(cfg.n_items), 0.0, None)
+    model.model = ItemTransformer(model._config(cfg.n_items), 0.0, None)
     optimizer = torch.optim.AdamW(model.model.parameters(), lr=1e-3, fused=True)
-    rows = MaskedRows(sequences, model)
+    rows = SequenceRows(sequences, model)
     batches = [rows.__getitems__(list(range(b, min(b + 64, len(rows))))) for b in range(0, len(rows), 64)]
 
     def steps(loss: Callable[[Any, Any], Any]) -> int:

@@ -12,7 +12,9 @@ from data.dataset import Dataset, Ragged, Requests
 from data.errors import UserError
 from data.splits import Split
 from rerankers.base import TrainerConfig
-from rerankers.bert4rec import MASK, PAD, SPECIAL, BERT4Rec, MaskedItemModel, MaskedRows
+from rerankers.bert4rec import BERT4Rec
+from rerankers.item_transformer import MASK, PAD, SPECIAL, ItemTransformer
+from rerankers.sequence_reranker import SequenceRows
 from rerankers.training import seed_everything
 
 
@@ -22,15 +24,15 @@ def tiny(**settings: Any) -> BERT4Rec:
     )
 
 
-def model(reranker: BERT4Rec, n_items: int, negatives: int | None = None) -> MaskedItemModel:
+def model(reranker: BERT4Rec, n_items: int, negatives: int | None = None) -> ItemTransformer:
     seed_everything(0)
-    return MaskedItemModel(reranker._config(n_items), reranker.label_smoothing, negatives)
+    return ItemTransformer(reranker._config(n_items), reranker.label_smoothing, negatives)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_masked_loss_equals_the_full_computation_in_value_and_gradient(label_smoothing: float) -> None:
     reranker = tiny(label_smoothing=label_smoothing)
-    rows = MaskedRows(Ragged.from_rows([[1, 2, 3, 4, 5], [6, 7], [8, 9, 0, 3, 2, 1, 4, 5, 6, 7]]), reranker)
+    rows = SequenceRows(Ragged.from_rows([[1, 2, 3, 4, 5], [6, 7], [8, 9, 0, 3, 2, 1, 4, 5, 6, 7]]), reranker)
     batch = rows.__getitems__([0, 1, 2])
     ours = model(reranker, 10)
     loss = ours(**batch)["loss"]
@@ -58,7 +60,7 @@ def test_golden_loss() -> None:
     """Three steps on fixed data; a refactoring that changes a number shows here."""
     reranker = tiny()
     net = model(reranker, 10)
-    rows = MaskedRows(Ragged.from_rows([[1, 2, 3, 4, 5], [6, 7, 8], [8, 9, 0, 3, 2, 1, 4, 5, 6, 7]]), reranker)
+    rows = SequenceRows(Ragged.from_rows([[1, 2, 3, 4, 5], [6, 7, 8], [8, 9, 0, 3, 2, 1, 4, 5, 6, 7]]), reranker)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
     losses = []
     for epoch in range(3):
@@ -76,7 +78,7 @@ GOLDEN = [2.5525312, 2.3358836, 2.2730165]
 
 def test_sampled_softmax_estimates_the_full_loss() -> None:
     reranker = tiny()
-    rows = MaskedRows(Ragged.from_rows([list(range(i, i + 8)) for i in range(40)]), reranker)
+    rows = SequenceRows(Ragged.from_rows([list(range(i, i + 8)) for i in range(40)]), reranker)
     batch = rows.__getitems__(list(range(40)))
     full = model(reranker, 50)
     sampled = model(reranker, 50, negatives=20_000)
@@ -93,7 +95,7 @@ def test_label_smoothing_needs_the_full_softmax(demo: Dataset, split: Split) -> 
 
 def test_rows_are_masked_as_configured_and_depend_on_seed_epoch_and_rows_alone() -> None:
     sequences = Ragged.from_rows([[(u + i) % 30 for i in range(12)] for u in range(200)] + [[1]])
-    rows = MaskedRows(sequences, tiny(mask_probability=0.3, last_only=0.0, random_crop=0.0))
+    rows = SequenceRows(sequences, tiny(mask_probability=0.3, last_only=0.0, random_crop=0.0))
     assert len(rows) == 200  # a single interaction cannot be learned from
     batch = rows.__getitems__(list(range(200)))
     masked = batch["labels"] >= 0
@@ -105,9 +107,9 @@ def test_rows_are_masked_as_configured_and_depend_on_seed_epoch_and_rows_alone()
     rows.epoch = 1
     assert not torch.equal(batch["tokens"], rows.__getitems__(list(range(200)))["tokens"])
 
-    last = MaskedRows(sequences, tiny(last_only=1.0)).__getitems__(list(range(200)))
+    last = SequenceRows(sequences, tiny(last_only=1.0)).__getitems__(list(range(200)))
     assert (last["labels"][:, -1] >= 0).all() and (last["labels"][:, :-1] == -100).all()
-    cropped = MaskedRows(sequences, tiny(random_crop=1.0)).__getitems__(list(range(200)))
+    cropped = SequenceRows(sequences, tiny(random_crop=1.0)).__getitems__(list(range(200)))
     lengths = (cropped["tokens"] != PAD).sum(dim=1)
     assert lengths.min() < 5 and lengths.max() == 8
     assert ((cropped["tokens"] == PAD).long().diff(dim=1) <= 0).all(), "padding is on the left"
@@ -135,7 +137,7 @@ def test_fit_sees_the_training_part_alone(
     demo: Dataset, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(MaskedRows, "__init__", lambda self, sequences, config: seen.append(sequences) or exit())
+    monkeypatch.setattr(SequenceRows, "__init__", lambda self, sequences, config: seen.append(sequences) or exit())
     reranker = tiny(checkpoints=tmp_path)
     with pytest.raises(SystemExit):
         reranker.fit(demo, split, None, lambda values, step: None)

@@ -16,7 +16,8 @@ from experiments.launch import ROOT
 from rerankers.base import KINDS, Reranker, missing
 
 RERANKERS = sorted(path.stem for path in (ROOT / "conf/reranker").glob("*.yaml"))
-TINY = {"bert4rec": ["reranker.hidden_size=16", "reranker.num_attention_heads=2", "reranker.max_length=12"]}
+SMALL_MODEL = ["reranker.hidden_size=16", "reranker.num_attention_heads=2", "reranker.max_length=12"]
+TINY = dict.fromkeys(["bert4rec", "sasrec"], SMALL_MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_whole_catalogue_agrees_with_candidates(fitted: Experiment, candidates: 
     assert np.allclose(np.take_along_axis(whole, requests.candidates, 1), listed, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bert4rec", "popularity"])
+@pytest.mark.parametrize("name", ["bert4rec", "sasrec", "popularity"])
 def test_id_models_map_their_items_onto_another_catalogue(
     name: str, config: Callable[..., Any], demo: Dataset, split: Split, candidates: Prepared, tmp_path: Path
 ) -> None:
