@@ -35,8 +35,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             reranker = experiment.reranker
             reranker.load(run.folder / "model", data.test.requests)
             if not record["refit_on_validation"]:  # a model refit on validation knows it; what was chosen by stays
-                valid = data.validation(reranker.score, description="validating").means
-                record |= {"valid": {f"valid/{name}": value for name, value in valid.items()}}
+                record |= {"valid": stages.validated(reranker, data)}
             with evaluation.start(experiment.resolved, experiment.force, experiment.tracker):
                 stages.report(experiment, evaluation.folder, reranker, data, record, notes)
     return show(evaluation.folder)

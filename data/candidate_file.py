@@ -3,7 +3,9 @@
 phase               validation | test
 request             user id
 candidates          list of item ids, in the order in which a reranker meets them
-first_stage_scores  list of float32, optional in a file made elsewhere: without it the order is the ranking
+first_stage_scores  list of float32
+
+It is read back by `data.run_file`, which also reads lists made elsewhere in other forms.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.dataset import Dataset
+from data.dataset import Dataset, Ragged
 from data.errors import UserError
+from data.run_file import RunFile
 
 Lists = tuple[np.ndarray, np.ndarray]  # items int32 [R, N], -1 padded, and their first-stage scores float32 [R, N]
 
@@ -41,74 +43,32 @@ def write_lists(path: Path, dataset: Dataset, phases: dict[str, tuple[np.ndarray
     partial.replace(path)
 
 
-def read_lists(path: Path, dataset: Dataset, phases: dict[str, np.ndarray]) -> dict[str, Lists]:
-    """`phases`: name -> user rows [R]. Every request needs a list of known, distinct items; else a UserError."""
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = " ".join(str(error).split())
+def to_lists(file: RunFile, dataset: Dataset, users: np.ndarray, name: str, missing_requests: str) -> Lists:
+    """The lists of user rows [R]: known, distinct items; else a UserError. With missing_requests="empty" a user
+    without a list has an empty one, whose relevant items all count as missed."""
+    place = pd.Index(file.requests).get_indexer(pd.Index(dataset.user_id[users]))
+    if (place < 0).any() and missing_requests == "error":
         raise UserError(
-            f"{path} is not a parquet file ({reason}); delete it or give another candidates.path"
-        ) from None
-    for column in ("phase", "request", "candidates"):
-        if column not in table.column_names:
-            raise UserError(f"{path} has no column {column}; it needs phase, request and candidates")
-    for column in ("candidates", "first_stage_scores"):
-        if column in table.column_names:
-            kind = table.schema.field(column).type
-            if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-                raise UserError(f"{path}: column {column} is {kind}; it must hold a list in each row")
-    return {name: _read_phase(path, table, name, dataset, users) for name, users in phases.items()}
-
-
-def _read_phase(path: Path, table: pa.Table, name: str, dataset: Dataset, users: np.ndarray) -> Lists:
-    part = table.filter(pc.equal(table["phase"].cast(pa.string()), name))
-    if not len(part):
-        phases = ", ".join(map(str, table["phase"].unique().to_pylist()))
-        raise UserError(f"{path} has no row with phase={name}; its phases are {phases or 'none'}")
-    requests = pd.Index(part["request"].cast(pa.string()).to_numpy())
-    if not requests.is_unique:
-        raise UserError(f"{path} has two {name} lists for user {requests[requests.duplicated()][0]}; give one")
-    row = requests.get_indexer(pd.Index(dataset.user_id[users]))
-    if (row < 0).any():
-        missing = dataset.user_id[users[np.argmin(row)]]
-        raise UserError(f"{path} has no {name} candidates for user {missing}; every request needs a list")
-    lists = part["candidates"].combine_chunks().take(pa.array(row))
-    if lists.null_count or len(lists.flatten()) == 0:
-        raise UserError(f"{path}: a {name} list is null, or all are empty; give at least one candidate")
-    lengths = pc.list_value_length(lists).to_numpy()
-    owner = np.repeat(np.arange(len(users)), lengths)
-    ids = pd.Index(lists.flatten().cast(pa.string()).to_numpy(zero_copy_only=False))
-    flat = pd.Index(dataset.catalog.id).get_indexer(ids).astype(np.int32)
-    if (flat < 0).any():
-        at = int(np.argmin(flat))
-        user = dataset.user_id[users[owner[at]]]
-        raise UserError(f"{path}: the candidate {ids[at]!r} of user {user} ({name}) is not in dataset {dataset.name}")
-    order = np.lexsort((flat, owner))
-    again = (np.diff(flat[order]) == 0) & (np.diff(owner[order]) == 0)
-    if again.any():
-        at = int(order[np.argmax(again)])
-        raise UserError(f"{path} lists the candidate {ids[at]} of user {dataset.user_id[users[owner[at]]]} twice")
-    inside = np.arange(lengths.max()) < lengths[:, None]
-    items = np.full(inside.shape, -1, dtype=np.int32)
-    scores = np.full(inside.shape, -np.inf, dtype=np.float32)
-    items[inside] = flat
-    scores[inside] = (
-        _scores(path, part, row, lengths) if "first_stage_scores" in part.column_names else -_place(lengths)
-    )
+            f"{file.path} has no {name} candidates for user {dataset.user_id[users[np.argmin(place)]]} "
+            f"({(place < 0).sum():,} of {len(users):,}); every request needs a list, or pass "
+            "candidates.missing_requests=empty"
+        )
+    known = pd.Index(dataset.catalog.id).get_indexer(pd.Index(file.items)).astype(np.int32)
+    found = np.flatnonzero(place >= 0)
+    offsets = file.offsets
+    start, stop = offsets[place[found]], offsets[place[found] + 1]
+    pairs = Ragged(np.arange(len(file.row)), offsets).part(place[found], np.zeros_like(start), stop - start)
+    row = found[pairs.row_of_value]
+    item = known[file.item[pairs.values]]
+    if (item < 0).any():
+        at = int(np.argmin(item))
+        raise UserError(
+            f"{file.path}: the candidate {file.items[file.item[pairs.values[at]]]!r} of user "
+            f"{dataset.user_id[users[row[at]]]} ({name}) is not in dataset {dataset.name}; a CSV of user, item and "
+            "score needs the header user_id,item_id,score"
+        )
+    column = np.arange(len(row)) - np.repeat(pairs.offsets[:-1], pairs.lengths)
+    shape = (len(users), int(pairs.lengths.max(initial=1)))
+    items, scores = np.full(shape, -1, dtype=np.int32), np.full(shape, -np.inf, dtype=np.float32)
+    items[row, column], scores[row, column] = item, file.scores[pairs.values]
     return items, scores
-
-
-def _place(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, 2 .. within each list, flat."""
-    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-
-
-def _scores(path: Path, part: pa.Table, row: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    lists = part["first_stage_scores"].combine_chunks().take(pa.array(row))
-    if lists.null_count or not np.array_equal(pc.list_value_length(lists).to_numpy(), lengths):
-        raise UserError(f"{path}: first_stage_scores and candidates differ in length; give one score a candidate")
-    values = lists.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
-    if np.isnan(values).any():
-        raise UserError(f"{path}: first_stage_scores holds NaN or null; give a number for each candidate")
-    return values

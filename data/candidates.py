@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from data.candidate_file import Lists, read_lists, write_lists
-from data.dataset import Dataset, Ragged, Relevance, Requests
+from data.candidate_file import Lists, to_lists, write_lists
+from data.dataset import Dataset, Ragged, Relevance, Requests, sha256
 from data.errors import UserError, check_seed, in_range, one_of
-from data.files import existing_file, file_sha256
+from data.files import file_sha256
 from data.keys import NEGATIVES_OF_TEST, NEGATIVES_OF_VALIDATION, SHUFFLE, SUBSET, TIES, keys
 from data.progress import bar
 from data.ranking import best, composite, mask_seen
 from data.retrievers import EASE, Retriever
+from data.run_file import ONLY, RunFile, read_run_file
 from data.splits import Phase, Split
 
 ROWS = 1024  # requests scored against the whole catalogue at a time
@@ -39,7 +40,9 @@ class Candidates:
     seed: int = 0  # sampling, presentation and ties; the same in a whole comparison
     presentation: str = "shuffled"  # first_stage: an ablation, its order leaks the first stage's rank
     negatives: str = "uniform"  # or popularity
-    path: str | None = None  # of mode file
+    path: str | None = None  # of mode file: parquet, CSV or TREC run, see `data.run_file`
+    validation_path: str | None = None  # of mode file, where `path` has no column `phase`
+    missing_requests: str = "error"  # of mode file; empty: a request without a list has missed everything
 
     def __post_init__(self) -> None:
         one_of("candidates.mode", self.mode, MODES)
@@ -49,6 +52,11 @@ class Candidates:
         check_seed("candidates.seed", self.seed)
         if (self.mode == "file") != (self.path is not None):
             raise UserError("candidates.path is the file of candidates=file; give both or neither")
+        one_of("candidates.missing_requests", self.missing_requests, ("error", "empty"))
+
+    @property
+    def files(self) -> list[Path]:
+        return [Path(path) for path in (self.path, self.validation_path) if path]
 
     @property
     def labels(self) -> list[str]:
@@ -96,8 +104,8 @@ def prepare(
     }
     path = cache / "candidates" / f"{identity}.parquet"
     if candidates.mode == "file":
-        path = existing_file(Path(str(candidates.path)), "candidates.path")
-    elif not path.exists():
+        return _from_files(dataset, phases, candidates)
+    if not path.exists():
         if candidates.mode != "full" and candidates.size > len(dataset.catalog):
             raise UserError(
                 f"candidates.size={candidates.size} exceeds the catalogue's {len(dataset.catalog)} items; "
@@ -107,14 +115,53 @@ def prepare(
         with FileLock(f"{path}.lock"):
             if not path.exists():
                 _write(path, dataset, split, phases, candidates, filter_seen, refit_on_validation)
-    lists = read_lists(path, dataset, {name: phase.ids for name, phase in phases.items()})
-    requests = {name: to_requests(dataset, phase, lists[name], candidates) for name, phase in phases.items()}
+    lists = read_run_file(path, "candidates")
+    return _prepared(dataset, phases, {name: lists[name] for name in phases}, candidates, path, file_sha256(path))
+
+
+def _from_files(dataset: Dataset, phases: dict[str, Phase], candidates: Candidates) -> Prepared:
+    """Lists made elsewhere. Without any for validation there is no validation, which training needs."""
+    path = Path(str(candidates.path))
+    lists = read_run_file(path, "candidates.path")
+    if ONLY in lists:
+        lists = {"test": lists[ONLY]}
+    elif "test" not in lists:
+        raise UserError(f"{path} has no row with phase=test; its phases are {', '.join(lists)}")
+    digest = file_sha256(path)
+    if candidates.validation_path:
+        other = Path(candidates.validation_path)
+        found = read_run_file(other, "candidates.validation_path")
+        lists["validation"] = found.get("validation", next(iter(found.values())))
+        digest = sha256(digest, file_sha256(other))
+    if "validation" not in lists:
+        phases = phases | {"validation": phases["validation"].take(slice(0, 0))}
+        lists["validation"] = lists["test"]
+    return _prepared(dataset, phases, lists, candidates, path, digest)
+
+
+def _prepared(
+    dataset: Dataset,
+    phases: dict[str, Phase],
+    files: dict[str, RunFile],
+    candidates: Candidates,
+    path: Path,
+    digest: str,
+) -> Prepared:
+    requests = {
+        name: to_requests(
+            dataset,
+            phase,
+            to_lists(files[name], dataset, phase.ids, name, candidates.missing_requests),
+            candidates,
+        )
+        for name, phase in phases.items()
+    }
     return Prepared(
         requests["validation"],
         Relevance(phases["validation"].relevant),
         requests["test"],
         Relevance(phases["test"].relevant),
-        file_sha256(path),
+        digest,
         path,
     )
 
@@ -240,6 +287,7 @@ def to_requests(dataset: Dataset, phase: Phase, lists: Lists, candidates: Candid
     return Requests(
         catalog=dataset.catalog,
         ids=phase.ids,
+        names=dataset.user_id[phase.ids],
         histories=phase.histories,
         queries=phase.queries,
         candidates=None if candidates.mode == "full" else items,

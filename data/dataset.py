@@ -185,6 +185,7 @@ class Requests:
     catalog: Catalog
     ids: np.ndarray  # [R] int64, user or query row
     histories: Ragged  # oldest first; empty rows for passages
+    names: np.ndarray | None = None  # [R] str, the source's own user or query ids
     queries: np.ndarray | None = None  # [R] str; None for recommendation
     candidates: np.ndarray | None = None  # [R, N] int32, -1 padded
     first_stage_items: np.ndarray | None = None  # [R, K] int32
@@ -206,6 +207,7 @@ class Requests:
             self,
             ids=self.ids[rows],
             histories=self.histories.take(rows),
+            names=part(self.names),
             queries=part(self.queries),
             candidates=part(self.candidates),
             first_stage_items=part(self.first_stage_items),

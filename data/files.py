@@ -77,6 +77,18 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         raise UserError(f"{path}, line {line}: not {encoding} text; save the file as {encoding}") from None
 
 
+def words_by_line(path: Path, gaps: bytes = b" \t\n\r\x0b\x0c") -> tuple[np.ndarray, np.ndarray]:
+    """Every word of a text and the line it stands in, from 0, without a loop over lines; `gaps` separate words."""
+    text = read_text(path).encode()
+    letters = np.frombuffer(text, dtype=np.uint8)
+    gap = np.isin(letters, np.frombuffer(gaps, dtype=np.uint8))
+    start = np.flatnonzero(~gap & np.concatenate([[True], gap[:-1]])) if len(text) else np.zeros(0, dtype=np.int64)
+    line = np.cumsum(letters == ord("\n"))[start]
+    words = text.translate(bytes.maketrans(gaps, b" " * len(gaps))).split()
+    code, distinct = pd.factorize(np.array(words, dtype=object))
+    return np.array([word.decode() for word in distinct], dtype=object)[code], line
+
+
 def read_rows(
     path: Path,
     sep: str,

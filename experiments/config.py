@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data.candidates import Candidates
 from data.dataset import Dataset, sha256
 from data.errors import UserError, check_seed
+from data.files import file_sha256
 from data.sources.source import Source
 from experiments.launch import ROOT
 from experiments.metrics import NAMES, key
@@ -30,7 +31,10 @@ from rerankers.base import Reranker, TrainerConfig
 T = TypeVar("T")
 OWN = ("data.", "rerankers.", "experiments.")
 NO_NUMBER = ("logging_steps", "save_total_limit", "dataloader_num_workers")  # trainer keys that change none
-UNUSED = {"full": ("size", "presentation", "negatives"), "file": ("size", "negatives", "retriever", "path")}
+UNUSED = {
+    "full": ("size", "presentation", "negatives"),
+    "file": ("size", "negatives", "retriever", "path", "validation_path"),
+}
 VERSION = 1  # raised when the same config would give other numbers
 
 
@@ -92,9 +96,9 @@ class Experiment:
         config = {name: self.resolved[name] for name in ("protocol", "reranker", "seed")} | {"candidates": self._drawn}
         if self.reranker.trains:
             config["trainer"] = {k: v for k, v in self.resolved["trainer"].items() if k not in NO_NUMBER}
-        file = self.candidates.path
-        content = Path(file).read_bytes() if file and Path(file).is_file() else b""
-        return sha256(dataset.sha256, content, canonical([VERSION, config]))[:10]
+        contents = [file_sha256(path) for path in (*self.candidates.files, *self.reranker.files) if path.is_file()]
+        config["reranker"] = {k: v for k, v in config["reranker"].items() if k != "path"}
+        return sha256(dataset.sha256, *contents, canonical([VERSION, config]))[:10]
 
     @property
     def _drawn(self) -> dict[str, Any]:

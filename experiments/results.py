@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.dataset import Dataset
+from data.dataset import Dataset, Requests
 from data.files import write_json, write_parquet
 from data.splits import Split
 from experiments.config import Protocol
@@ -115,9 +115,11 @@ def write_results(
     write_json(folder / "metrics.json", metrics)
 
 
-def labels(dataset: Dataset, reranker: Reranker, candidates: list[str], protocol: Protocol) -> list[str]:
+def labels(
+    dataset: Dataset, reranker: Reranker, requests: Requests, candidates: list[str], protocol: Protocol
+) -> list[str]:
     """What a reader must know before believing a number of this run."""
-    out = list(candidates)
+    out = [*candidates, *reranker.labels(requests)]
     if dataset.provenance.synthetic:
         out.append("synthetic data")
     if reranker.trains and reranker.trainer.num_train_epochs == 0:

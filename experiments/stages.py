@@ -95,14 +95,25 @@ def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
     def validate(score: ScoreFn) -> dict[str, float]:
         return data.validation(score, description="validating").means
 
+    if reranker.trains and not len(data.validation.requests):
+        raise UserError(
+            f"{data.prepared.path} has no validation lists, which training needs; give candidates.validation_path="
+        )
     reranker.checkpoints = run.checkpoints
     reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)
-    valid = data.validation(reranker.score, description="validating").means
+    valid = validated(reranker, data)
     if experiment.protocol.refit_on_validation:
         reranker = _refit(experiment, run, data)
-    valid = {f"valid/{name}": value for name, value in valid.items()}
     run.save_model(reranker.save, {"valid": valid, **trained_on(experiment, data.dataset)})
     return reranker
+
+
+def validated(reranker: Reranker, data: Data) -> dict[str, float]:
+    """`valid/<metric>`; nothing without validation requests, or for scores made elsewhere."""
+    if not reranker.validates or not len(data.validation.requests):
+        return {}
+    means = data.validation(reranker.score, description="validating").means
+    return {f"valid/{name}": value for name, value in means.items()}
 
 
 def trained_on(experiment: Experiment, dataset: Dataset) -> dict[str, object]:
@@ -156,6 +167,7 @@ def report(
         "milliseconds_per_request": 1000 * seconds / len(data.test.requests),
         "peak_memory_mb": peak_memory_mb(),
         "device": device_name(),
+        "made_elsewhere": bool(reranker.files),
     }
     write_json(folder / "cost.json", cost)
     c = experiment.candidates
@@ -170,7 +182,7 @@ def report(
         "metrics": list(evaluated.values),
         "primary": protocol.primary,
         "seed": experiment.seed,
-        "labels": [*labels(dataset, reranker, c.labels, protocol), *notes],
+        "labels": [*labels(dataset, reranker, data.test.requests, c.labels, protocol), *notes],
         "notes": [*dataset.provenance.notes, *data.split.notes],
         "licence": dataset.provenance.licence,
         "files_sha256": dataset.provenance.files,

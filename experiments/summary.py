@@ -122,6 +122,8 @@ def _against(metrics: dict[str, float], row: str, label: str) -> str:
 
 
 def costs(cost: dict[str, Any]) -> str:
+    if cost.get("made_elsewhere"):
+        return "Cost: of a model made elsewhere, not known here."
     trainable, total = cost["trainable_parameters"], cost["total_parameters"]
     size = f"{trainable:,} of {total:,} parameters trained" if total else "no parameters"
     speed = f"{cost['training_seconds']:.1f} s training, {cost['milliseconds_per_request']:.3g} ms a request"

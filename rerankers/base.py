@@ -104,6 +104,7 @@ class Reranker:
 
     requires: ClassVar[tuple[str, ...]] = ()  # of KINDS; checked before anything is loaded
     order_sensitive: ClassVar[bool] = False  # may scores depend on the order of the candidates
+    validates: ClassVar[bool] = True  # whether it can score validation requests
     trains: ClassVar[bool] = False  # whether `fit` trains by the trainer's arguments; if not, no validation is run
 
     def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
@@ -112,6 +113,15 @@ class Reranker:
     def score(self, requests: Requests) -> np.ndarray:
         """float32 [R, N], larger is better; columns as `requests.candidates`, or the whole catalogue."""
         raise NotImplementedError
+
+    def labels(self, requests: Requests) -> list[str]:
+        """What must stand beside every number of this reranker."""
+        return []
+
+    @property
+    def files(self) -> list[Path]:
+        """Files that scores are read from; a run's identity holds their content."""
+        return []
 
     def save(self, folder: Path) -> None:
         """Writes what `load` needs to give identical scores."""

@@ -18,7 +18,7 @@ CELLS = {"cpu": 2**21, "cuda": 2**27}  # logits of one block
 def item_cross_entropy(
     hidden: torch.Tensor, items: torch.Tensor, bias: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Mean cross-entropy of `hidden @ items.T + bias` in float32: hidden [M, H], items [I, H], bias [I], target [M]."""
+    """Mean over [M] of the cross-entropy of `hidden @ items.T + bias` in float32: hidden [M, H], items [I, H]."""
     with torch.autocast(hidden.device.type, enabled=False):
         return _ItemCrossEntropy.apply(hidden.float(), items.float(), bias.float(), target, label_smoothing)
 

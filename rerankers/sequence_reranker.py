@@ -214,7 +214,10 @@ class SequenceRows(torch.utils.data.Dataset):
         end = np.where(cropped, rng.integers(config.shortest_crop(length), length + 1), length)
         rows = self.sequences.part(users, np.zeros_like(end), end)
         tokens, labels = config.task(rows.last(int(min(end.max(), config.row_items))), rng)
-        return {"tokens": torch.from_numpy(tokens.astype(np.int64)), "labels": torch.from_numpy(labels.astype(np.int64))}
+        return {
+            "tokens": torch.from_numpy(tokens.astype(np.int64)),
+            "labels": torch.from_numpy(labels.astype(np.int64)),
+        }
 
 
 class SetEpoch(TrainerCallback):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from data.candidates import Candidates, Prepared, prepare
@@ -25,9 +26,31 @@ def candidates(demo: Dataset, split: Split, tmp_path_factory: pytest.TempPathFac
     return prepare(demo, split, Candidates(size=20), tmp_path_factory.mktemp("cache"), "x")
 
 
+def write_scores(requests: Requests, path: Path) -> None:
+    """A score for every request and item."""
+    n = len(requests.catalog)
+    assert requests.names is not None
+    columns = {
+        "request": np.repeat(requests.names, n),
+        "candidate": np.tile(requests.catalog.id, len(requests)),
+        "score": np.random.default_rng(0).random(n * len(requests)),
+    }
+    pd.DataFrame(columns).to_parquet(path)
+
+
 @pytest.fixture(params=RERANKERS)
-def fitted(request: Any, config: Callable[..., Any], demo: Dataset, split: Split, candidates: Prepared) -> Experiment:
+def fitted(
+    request: Any,
+    config: Callable[..., Any],
+    demo: Dataset,
+    split: Split,
+    candidates: Prepared,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Experiment:
     name = request.param
+    if name == "file":
+        write_scores(candidates.test, path := Path(str(tmp_path_factory.mktemp("scores"))) / "scores.parquet")
+        TINY[name] = [f"reranker.path={path}"]
     experiment = configure(config(f"reranker={name}", *TINY.get(name, []), "trainer.num_train_epochs=2"))
     reranker = experiment.reranker
     reranker.checkpoints = experiment.root / "checkpoints"

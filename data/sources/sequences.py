@@ -1,7 +1,7 @@
 """Published sequences: one line a user, `user item item ...`, oldest first, as SASRec, S3-Rec, P5 and VIP5 give them.
 
-python train.py dataset=beauty_sequences dataset.path=/my/beauty           # a folder with sequences.txt and items.jsonl
-python train.py dataset=sequences dataset.path=/my/data dataset.items=null # ids alone
+python train.py dataset=beauty_sequences dataset.path=/my/beauty            # a folder with sequences.txt, items.jsonl
+python train.py dataset=sequences dataset.path=/my/data dataset.items=null  # ids alone
 
 Ids of these files are numbered by first appearance, test items included, so "last id + 1" beats published models;
 here, as everywhere, users and items become rows in a seeded random order.
@@ -9,7 +9,6 @@ here, as everywhere, users and items become rows in a seeded random order.
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from data.errors import UserError
-from data.files import existing_folder, file_sha256, read_records, read_text
+from data.files import existing_folder, file_sha256, read_records, words_by_line
+from data.sources.item_text import clean, names_of
 from data.sources.source import Raw, Source
 
-GAPS = np.frombuffer(b" \t\n\r\x0b\x0c", dtype=np.uint8)
 TEXTS = ("title", "description", "caption", "semantic_summary")
 
 
@@ -61,16 +60,10 @@ class Sequences(Source):
 
 def read_sequences(path: Path, on_bad_row: str, notes: list[str]) -> pd.DataFrame:
     """user, item, timestamp (the place in the line) and rating (NaN), without a loop over users."""
-    text = read_text(path).encode()
-    letters = np.frombuffer(text, dtype=np.uint8)
-    gap = np.isin(letters, GAPS)
-    start = np.flatnonzero(~gap & np.concatenate([[True], gap[:-1]]))
-    line = np.cumsum(letters == ord("\n"))[start]  # of each word, from 0
-    code, words = pd.factorize(np.array(text.split(), dtype=object))
-    words = np.array([word.decode() for word in words], dtype=object)
-    first = np.flatnonzero(np.concatenate([[True], line[1:] != line[:-1]])) if len(line) else np.zeros(0, dtype=int)
+    words, line = words_by_line(path)
+    first = np.flatnonzero(np.diff(line, prepend=-1))
     length = np.diff(np.append(first, len(line)))  # words of each line that is not empty
-    user = words[code[first]]
+    user = words[first]
     twice = pd.Index(user).duplicated()
     bad = (length < 2) | twice
     if bad.any() and on_bad_row == "error":
@@ -87,7 +80,7 @@ def read_sequences(path: Path, on_bad_row: str, notes: list[str]) -> pd.DataFram
     return pd.DataFrame(
         {
             "user": np.repeat(user, length)[keep],
-            "item": words[code[keep]],
+            "item": words[keep],
             "timestamp": place[keep],
             "rating": np.nan,
         }
@@ -108,20 +101,3 @@ def read_items(path: Path) -> pd.DataFrame:
     }
     columns["categories"] = [names_of(record.get("categories")) for record in records]
     return pd.DataFrame(columns, index=index)
-
-
-def clean(text: Any) -> str:
-    """One line of plain text: HTML entities resolved, line breaks and tabs turned into blanks."""
-    if text is None or isinstance(text, float):
-        return ""
-    parts = text if isinstance(text, list) else [text]
-    return " ".join(html.unescape(" ".join(str(part) for part in parts)).split())
-
-
-def names_of(categories: Any) -> tuple[str, ...]:
-    """[["Beauty", "Nails"], ["Beauty", "Gifts"]] -> ("Beauty", "Nails", "Gifts"); a single path is taken as it is."""
-    if not categories:
-        return ()
-    paths = categories if isinstance(categories, list) else [categories]
-    names = [clean(name) for path in paths for name in (path if isinstance(path, list) else [path])]
-    return tuple(dict.fromkeys(name for name in names if name))

@@ -1,0 +1,296 @@
+"""Lists and scores made elsewhere: parquet, CSV and TREC runs as candidates and as a reranker."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import only_run
+
+from data.candidates import Candidates, prepare
+from data.dataset import Dataset
+from data.errors import UserError
+from data.files import read_json
+from data.run_file import ONLY, read_run_file
+from data.splits import Split
+from experiments.config import configure
+from rerankers.scores_from_file import ScoresFromFile
+from train import train
+
+
+def lists(demo: Dataset, split: Split) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        [
+            (name, demo.user_id[user], demo.catalog.id[rng.choice(len(demo.catalog), 10, replace=False)].tolist())
+            for name, phase in (("validation", split.validation), ("test", split.test))
+            for user in phase.ids
+        ],
+        columns=pd.Index(["phase", "request", "candidates"]),
+    )
+
+
+def test_lists_made_elsewhere(demo: Dataset, split: Split, tmp_path: Path) -> None:
+    table = lists(demo, split)
+    table.to_parquet(tmp_path / "mine.parquet")
+    got = prepare(demo, split, Candidates(mode="file", path=str(tmp_path / "mine.parquet")), tmp_path, "x")
+    wanted = dict(
+        zip(table[table["phase"] == "test"]["request"], table[table["phase"] == "test"]["candidates"], strict=True)
+    )
+    assert got.test.candidates is not None and got.test.first_stage_scores is not None
+    for r, user in enumerate(demo.user_id[got.test.ids]):
+        given = demo.catalog.id[got.test.candidates[r][np.argsort(-got.test.first_stage_scores[r])]]
+        assert given.tolist() == wanted[user]  # without scores the given order is the first stage's
+
+
+def test_errors_in_lists_made_elsewhere(demo: Dataset, split: Split, tmp_path: Path) -> None:
+    path = tmp_path / "mine.parquet"
+
+    def read(table: pd.DataFrame) -> None:
+        table.to_parquet(path)
+        prepare(demo, split, Candidates(mode="file", path=str(path)), tmp_path, "x")
+
+    unknown = lists(demo, split)
+    unknown["candidates"] = [*unknown["candidates"][:-1], ["nobody-knows-me"]]
+    with pytest.raises(UserError, match=r"'nobody-knows-me' of user .* is not in dataset demo"):
+        read(unknown)
+    with pytest.raises(UserError, match="has no test candidates for user"):
+        read(lists(demo, split).iloc[:-1])
+    twice = lists(demo, split)
+    twice["candidates"] = [[demo.catalog.id[0]] * 2, *twice["candidates"][1:]]
+    with pytest.raises(UserError, match="twice"):
+        read(twice)
+    with pytest.raises(UserError, match="has two lists for one user"):
+        read(pd.concat([lists(demo, split), lists(demo, split).iloc[-1:]]))
+    ragged = lists(demo, split)
+    ragged["first_stage_scores"] = [[0.5] * 10] * (len(ragged) - 1) + [[0.5] * 9]
+    with pytest.raises(UserError, match="differ in length"):
+        read(ragged)
+    ragged["first_stage_scores"] = [[float("nan")] * 10] * len(ragged)
+    with pytest.raises(UserError, match=r"score of item .* for user .* is not a number"):
+        read(ragged)
+    null = lists(demo, split)
+    null["candidates"] = [*null["candidates"][:-1], None]
+    with pytest.raises(UserError, match="is null"):
+        read(null)
+    words = lists(demo, split)
+    words["candidates"] = [",".join(row) for row in words["candidates"]]
+    with pytest.raises(UserError, match="must hold a list"):
+        read(words)
+    with pytest.raises(UserError, match="no column candidates"):
+        read(lists(demo, split).drop(columns="candidates"))
+    path.write_text("not parquet")
+    with pytest.raises(UserError, match="not a parquet file"):
+        prepare(demo, split, Candidates(mode="file", path=str(path)), tmp_path, "x")
+
+
+def same_lists(tmp_path: Path, name: str, content: str) -> list[tuple[str, list[str], list[float]]]:
+    path = tmp_path / name
+    path.write_text(content)
+    (run,) = read_run_file(path, "key").values()
+    bounds = run.offsets
+    return [
+        (
+            str(user),
+            list(run.items[run.item[bounds[q] : bounds[q + 1]]]),
+            run.scores[bounds[q] : bounds[q + 1]].tolist(),
+        )
+        for q, user in enumerate(run.requests)
+    ]
+
+
+def test_the_forms_of_a_list(tmp_path: Path) -> None:
+    ordered = [("u1", ["a", "b"], [0.0, -1.0]), ("u2", ["c"], [0.0])]
+    for number, content in enumerate(
+        (
+            "u1,a,b\nu2,c\n",
+            "user_id,item_ids\nu1,a b\n\nu2,c\n",
+            'user_id,item_ids\r\nu1,"a b"\r\nu2,"c"\r\n',
+            "user_id,item_id\nu1,a\nu2,c\nu1,b\n",
+            "\ufeffuser_id,first,second\nu1,a,b\nu2,c\n",
+        )
+    ):
+        assert same_lists(tmp_path, f"{number}.csv", content) == ordered, content
+    scored = [("u1", ["a", "b"], [0.25, 0.5]), ("u2", ["c"], [-3.0])]
+    assert same_lists(tmp_path, "s.csv", "score,item_id,user_id\n.25,a,u1\n-3,c,u2\n.5,b,u1\n") == scored
+    assert same_lists(tmp_path, "s.trec", "u1 Q0 a 2 .25 x\nu2\tQ0\tc\t1\t-3\tx\nu1 Q0 b 1 .5 x\n") == scored
+    path = tmp_path / "two.csv"
+    path.write_text("phase,user_id,item_ids\nvalidation,u1,a\ntest,u1,b c\n")
+    two = read_run_file(path, "key")
+    assert {phase: list(run.items[run.item]) for phase, run in two.items()} == {
+        "validation": ["a"],
+        "test": ["b", "c"],
+    }
+    assert ONLY not in two
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "user_id,item_id,score\nu,a,0.5\nu,b,high\n", "line 3: the score 'high' is not a number"),
+        ("b.csv", "user_id,item_id,score\nu,,0.5\n", "line 2: a field is empty"),
+        ("c.csv", "user_id,item_id\nu,a\nu,a\n", "lists the candidate a of user u twice"),
+        ("d.csv", "u,a\n\nv\n", "line 3: a user without an item id"),
+        ("e.csv", "", "holds no list"),
+        ("f.csv", "rank,item_id\n1,a\n", "no column request"),
+        ("g.trec", "u Q0 a 1 0.5 x\nu Q0 b 0.5 x\n", "line 2: 5 words where a TREC run has 6"),
+        ("h.trec", "u Q0 a 1 nan x\n", "line 1: the score 'nan' is not a number"),
+        ("i.json", "{}", "unknown ending"),
+        ("j.parquet", "text", "not a parquet file"),
+        ("k.csv", "u,a\0b\n", "NUL"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_run_file(tmp_path / name, "key")
+    with pytest.raises(UserError, match="does not exist"):
+        read_run_file(tmp_path / "none.csv", "key")
+
+
+def test_lists_for_the_test_alone_rank_but_do_not_train(
+    config: Callable[..., Any], demo: Dataset, split: Split, tmp_path: Path
+) -> None:
+    table = lists(demo, split)
+    for phase, rows in table.groupby("phase"):
+        lines = (f"{user},{' '.join(items)}" for user, items in zip(rows["request"], rows["candidates"], strict=True))
+        (tmp_path / f"{phase}.csv").write_text("\n".join(lines))
+    files = ["candidates=file", f"candidates.path={tmp_path / 'test.csv'}"]
+    metrics = train(config(*files, "reranker=popularity", "protocol.ks=[5]", "protocol.primary=recall_at_5"))
+    assert metrics["test/ceiling/recall_at_10"] > 0 and not any(name.startswith("valid/") for name in metrics)
+    with pytest.raises(UserError, match="has no validation lists, which training needs"):
+        train(config(*files, "reranker=bert4rec"))
+    files.append(f"candidates.validation_path={tmp_path / 'validation.csv'}")
+    both = train(config(*files, "reranker=popularity", "protocol.ks=[5]", "protocol.primary=recall_at_5"))
+    assert any(name.startswith("valid/") for name in both)
+    assert both["test/recall_at_5"] == metrics["test/recall_at_5"]
+
+
+def test_a_request_without_a_list_is_an_error_or_a_miss(demo: Dataset, split: Split, tmp_path: Path) -> None:
+    table = lists(demo, split)
+    table.iloc[:-1].to_parquet(tmp_path / "mine.parquet")
+    got = prepare(
+        demo,
+        split,
+        Candidates(mode="file", path=str(tmp_path / "mine.parquet"), missing_requests="empty"),
+        tmp_path,
+        "x",
+    )
+    assert got.test.candidates is not None
+    assert (got.test.candidates[-1] == -1).all() and (got.test.candidates[:-1] >= 0).all()
+
+
+def trec_run(demo: Dataset, split: Split, path: Path, keep: float = 1.0) -> list[ir_measures.ScoredDoc]:
+    """Distinct scores for a random part of the catalogue, the same order in ir_measures and here."""
+    rng = np.random.default_rng(3)
+    run = []
+    for user in split.test.ids:
+        some = rng.permutation(len(demo.catalog))[: int(keep * len(demo.catalog))]
+        scores = rng.permutation(len(some)) / 64
+        run += [
+            ir_measures.ScoredDoc(demo.user_id[user], demo.catalog.id[i], float(s))
+            for i, s in zip(some, scores, strict=True)
+        ]
+    path.write_text("\n".join(f"{d.query_id} Q0 {d.doc_id} 0 {d.score!r} mine" for d in run))
+    return run
+
+
+@pytest.mark.parametrize("mode", ["candidates", "reranker"])
+def test_a_run_of_known_order_gives_the_metrics_of_ir_measures(
+    mode: str, config: Callable[..., Any], demo: Dataset, split: Split, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.trec"
+    run = trec_run(demo, split, path, keep=0.6)
+    users = demo.user_id[split.test.ids]
+    wanted = demo.catalog.id[split.test.relevant.values]
+    qrels = [ir_measures.Qrel(u, i, 1) for u, i in zip(users, wanted, strict=True)]
+    if mode == "reranker":  # over the catalogue, less the history, which the protocol does not rank
+        seen = dict(
+            zip(
+                users,
+                (set(demo.catalog.id[row]) for row in map(split.test.histories.row, range(len(users)))),
+                strict=True,
+            )
+        )
+        run = [d for d in run if d.doc_id not in seen[d.query_id]]
+        words = ["reranker=file", f"reranker.path={path}", "reranker.name=mine", "candidates=full"]
+    else:
+        words = ["reranker=first_stage", "candidates=file", f"candidates.path={path}"]
+    metrics = train(
+        config(
+            *words,
+            "protocol.metrics=[recall,ndcg,mrr,hit,map]",
+            "protocol.ks=[1,5,20]",
+            "protocol.primary=recall_at_5",
+        )
+    )
+    names = {
+        "recall": ir_measures.R,
+        "ndcg": ir_measures.nDCG,
+        "mrr": ir_measures.RR,
+        "hit": ir_measures.Success,
+        "map": ir_measures.AP,
+    }
+    measures = {f"test/{name}_at_{k}": measure @ k for name, measure in names.items() for k in (1, 5, 20)}
+    reference = ir_measures.calc_aggregate(measures.values(), qrels, run)
+    for name, measure in measures.items():
+        assert metrics[name] == pytest.approx(reference[measure], abs=1e-9), name
+
+
+def test_scores_made_elsewhere_are_labelled_saved_and_part_of_the_identity(
+    config: Callable[..., Any], demo: Dataset, split: Split, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.trec"
+    trec_run(demo, split, path, keep=0.5)
+    words = ["reranker=file", f"reranker.path={path}", "reranker.name=mine"]
+    metrics = train(config(*words))
+    folder = only_run(tmp_path)
+    manifest = read_json(folder / "manifest.json")
+    assert folder.name.startswith("demo-mine-")
+    assert "scores made elsewhere, mine.trec" in manifest["labels"]
+    assert any(label.endswith("of the candidates have no score and are not ranked") for label in manifest["labels"])
+    assert metrics["test/recall_at_10"] < metrics["test/ceiling/recall_at_10"]
+    again = tmp_path / "moved.trec"
+    path.rename(again)
+    train(config("reranker=file", f"reranker.path={again}", "reranker.name=mine"))
+    assert only_run(tmp_path) == folder, "the same content elsewhere is the same run"
+    again.write_text(again.read_text().replace(" mine", " x").replace("0.5 x", "0.75 x"))
+    train(config("reranker=file", f"reranker.path={again}", "reranker.name=mine"))
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_request_without_scores_is_an_error_or_a_miss(
+    config: Callable[..., Any], demo: Dataset, split: Split, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.trec"
+    trec_run(demo, split, path)
+    first = demo.user_id[split.test.ids[0]]
+    path.write_text("\n".join(line for line in path.read_text().split("\n") if not line.startswith(f"{first} ")))
+    words = ["reranker=file", f"reranker.path={path}", "candidates=sampled"]
+    with pytest.raises(UserError, match=f"has no scores for user {first}"):
+        train(config(*words))
+    train(config(*words, "reranker.missing_requests=empty"))
+    folders = [f for f in (tmp_path / "runs").iterdir() if (f / "manifest.json").exists()]
+    per_request = pd.read_parquet(folders[0] / "per_request.parquet").set_index("request")
+    assert per_request.loc[first, "recall_at_20"] == 0
+    assert any(
+        "1 of 120 requests have no score" in label for label in read_json(folders[0] / "manifest.json")["labels"]
+    )
+
+
+def test_the_predictions_of_a_run_can_be_read_back_as_scores(
+    config: Callable[..., Any], demo: Dataset, tmp_path: Path
+) -> None:
+    metrics = train(config("reranker=popularity"))
+    predictions = only_run(tmp_path) / "predictions.parquet"
+    again = train(config("reranker=file", f"reranker.path={predictions}", "reranker.name=again"))
+    # equal scores are ordered by the same seeded key, so not one metric differs
+    assert {k: v for k, v in again.items() if k.startswith("test/recall")} == {
+        k: v for k, v in metrics.items() if k.startswith("test/recall")
+    }
+    reranker = configure(config("reranker=file", f"reranker.path={predictions}")).reranker
+    assert isinstance(reranker, ScoresFromFile) and not replace(reranker).validates
