@@ -185,10 +185,11 @@ def _write(
 ) -> None:
     n_items = len(dataset.catalog)
     written = {}
+    training = None
     for name, phase in phases.items():
-        refit = refit_on_validation and name == "test"
-        training = split.with_validation_in_train().train if refit else split.train
-        candidates.retriever.fit(dataset.catalog, training)
+        if training is None or refit_on_validation:  # the test's first stage may know the validation items
+            training = split.with_validation_in_train().train if name == "test" else split.train
+            candidates.retriever.fit(dataset.catalog, training)
         if candidates.mode == "sampled":
             stream = NEGATIVES_OF_TEST if name == "test" else NEGATIVES_OF_VALIDATION
             items = sample(dataset, phase, training.histories, candidates, stream)

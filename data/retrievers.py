@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
 
 from data.dataset import Catalog, Ragged
@@ -125,14 +126,28 @@ class EASE(Retriever):
                 f"max_items={self.max_items:,}; use candidates/retriever=markov"
             )
         x = _binary(sequences, n_items)
-        gram = (x.T @ x).toarray().astype(np.float32)
+        gram = (x.T @ x).toarray(order="F").astype(np.float32, copy=False)
         gram[np.diag_indices(n_items)] += self.regularization
-        inverse = np.linalg.inv(gram)
-        self.weights = -inverse / np.diag(inverse)
+        self.weights = _inverse(gram)
+        self.weights /= -np.diag(self.weights).copy()
         np.fill_diagonal(self.weights, 0)
 
     def score(self, phase: Phase) -> np.ndarray:
         return (self.weighted(phase.histories, len(self.weights)) @ self.weights).astype(np.float32)
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """Of a symmetric positive definite matrix in column order, in its own memory (Cholesky, half the work of LU)."""
+    factor, failed = scipy.linalg.lapack.spotrf(matrix, lower=1, clean=0, overwrite_a=1)
+    inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+    if failed:
+        raise UserError("candidates.retriever.regularization is too small for this data; raise it")
+    for start in range(0, len(inverse), 1024):  # the upper triangle, a strip at a time
+        stop = start + 1024
+        inverse[start:stop, stop:] = inverse[stop:, start:stop].T
+        corner = inverse[start:stop, start:stop]
+        corner[:] = np.tril(corner) + np.tril(corner, -1).T
+    return inverse
 
 
 def _binary(sequences: Ragged, n_items: int) -> sp.csr_matrix:

@@ -1,6 +1,10 @@
-"""Speed and memory as ratios measured in one run: python -m experiments.benchmark target=bert4rec
+"""Speed and memory as ratios measured in one run.
 
-Each row is timed in interleaved rounds on generated data; the median counts. Compare ratios, not seconds of two days.
+    python -m experiments.benchmark target=bert4rec
+    python -m experiments.benchmark target=stages dataset=beauty_sequences dataset.path=/my/beauty
+
+Each row of `bert4rec` and `metrics` is timed in interleaved rounds on generated data; the median counts. `stages` is one
+run of train.py from nothing, stage by stage. Compare ratios, not seconds of two days.
 """
 
 from __future__ import annotations
@@ -30,12 +34,16 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
     from rich.table import Table
 
     from data.errors import UserError
-    from experiments.stages import device_name, peak_memory_mb
+    from experiments.clock import peak_memory_mb
+    from experiments.stages import device_name
 
     targets = {"bert4rec": bert4rec_rows, "metrics": metrics_rows}
-    if cfg.target not in targets:
-        raise UserError(f"target={cfg.target} does not exist; choose {' or '.join(targets)}")
-    rows = targets[cfg.target](cfg)
+    if cfg.target == "stages":
+        return stages(cfg)
+    target, cfg = cfg.target, cfg.generated
+    if target not in targets:
+        raise UserError(f"target={target} does not exist; choose {', '.join(targets)} or stages")
+    rows = targets[target](cfg)
     seconds: dict[str, list[float]] = {row.what: [] for row in rows}
     units = {}
     for row in rows:
@@ -46,7 +54,7 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
             units[row.what] = row.run()
             seconds[row.what].append(time.perf_counter() - started)
     speed = {what: units[what] / float(np.median(times)) for what, times in seconds.items()}
-    out = Table(title=f"{cfg.target} on {device_name()}, median of {cfg.rounds} rounds")
+    out = Table(title=f"{target} on {device_name()}, median of {cfg.rounds} rounds")
     for column in ("what", "speed", "ratio"):
         out.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:
@@ -55,6 +63,36 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
     Console(width=130).print(out)
     print(f"peak memory of the process {peak_memory_mb():,.0f} MB; {cfg.n_users} users, {cfg.n_items} items")
     return speed
+
+
+def stages(cfg: DictConfig) -> dict[str, float]:
+    """One run of train.py in an empty folder: seconds and peak memory of each stage."""
+    import tempfile
+    from pathlib import Path
+
+    from omegaconf import OmegaConf, open_dict
+    from rich.console import Console
+    from rich.table import Table
+
+    from data.files import read_json
+    from experiments.stages import device_name
+    from train import train
+
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("target", "generated")])
+    with tempfile.TemporaryDirectory() as root, open_dict(own):
+        own.paths = {**own.paths, "root": root, "cache": f"{root}/cache"}  # downloads stay where they are
+        own.tracking = {"_target_": "experiments.tracking.NullTracker"}
+        train(own)
+        (cost,) = (read_json(path) for path in Path(root).glob("runs/*/cost.json"))
+    seconds = {stage: values["seconds"] for stage, values in cost["stages"].items()}
+    out = Table(title=f"stages on {device_name()}")
+    for column in ("stage", "seconds", "share", "peak memory"):
+        out.add_column(column, justify="left" if column == "stage" else "right")
+    for stage, values in cost["stages"].items():
+        share = values["seconds"] / max(sum(seconds.values()), 1e-9)
+        out.add_row(stage, f"{values['seconds']:,.1f}", f"{share:.0%}", f"{values['peak_memory_mb']:,.0f} MB")
+    Console(width=130).print(out)
+    return seconds
 
 
 def metrics_rows(cfg: DictConfig) -> list[Row]:

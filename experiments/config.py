@@ -23,6 +23,7 @@ from data.dataset import Dataset, sha256
 from data.errors import UserError, check_seed
 from data.files import file_sha256
 from data.sources.source import Source
+from experiments.clock import Clock
 from experiments.launch import ROOT
 from experiments.metrics import NAMES, key
 from experiments.tracking import Tracker
@@ -83,6 +84,7 @@ class Experiment:
     data: Path
     cache: Path
     resolved: dict[str, Any]  # the config as plain values
+    clock: Clock = field(default_factory=Clock)
 
     def candidates_identity(self, dataset: Dataset) -> str:
         """Hash of all that the candidate file depends on."""

@@ -37,7 +37,8 @@ class Data:
 
 def load(experiment: Experiment) -> Dataset:
     """Reads the dataset, says what was left out, and checks that the reranker can use it."""
-    dataset = experiment.source.load(experiment.data)
+    with experiment.clock("load"):
+        dataset = experiment.source.load(experiment.data)
     users, items, events = len(dataset.user_id), len(dataset.catalog), len(dataset.interactions)
     log.info("%s: %s users, %s items, %s interactions", dataset.name, f"{users:,}", f"{items:,}", f"{events:,}")
     for sentence in dataset.provenance.notes:
@@ -53,20 +54,22 @@ def load(experiment: Experiment) -> Dataset:
 def open_data(experiment: Experiment, dataset: Dataset) -> Data:
     """Splits, reads or draws the candidates, and makes the two evaluators."""
     protocol = experiment.protocol
-    split = protocol.split.split(dataset)
+    with experiment.clock("split"):
+        split = protocol.split.split(dataset)
     for sentence in split.notes:
         log.info("  %s", sentence)
-    prepared = prepare(
-        dataset,
-        split,
-        experiment.candidates,
-        experiment.cache,
-        experiment.candidates_identity(dataset),
-        filter_seen=protocol.filter_seen,
-        refit_on_validation=protocol.refit_on_validation,
-        max_requests=protocol.max_requests,
-        max_validation_requests=protocol.max_validation_requests,
-    )
+    with experiment.clock("first stage and candidates"):
+        prepared = prepare(
+            dataset,
+            split,
+            experiment.candidates,
+            experiment.cache,
+            experiment.candidates_identity(dataset),
+            filter_seen=protocol.filter_seen,
+            refit_on_validation=protocol.refit_on_validation,
+            max_requests=protocol.max_requests,
+            max_validation_requests=protocol.max_validation_requests,
+        )
 
     def evaluator(requests: Requests, relevance: Relevance) -> Evaluator:
         seed = experiment.candidates.seed
@@ -100,10 +103,13 @@ def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
             f"{data.prepared.path} has no validation lists, which training needs; give candidates.validation_path="
         )
     reranker.checkpoints = run.checkpoints
-    reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)
-    valid = validated(reranker, data)
+    with experiment.clock("train"):
+        reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)
+    with experiment.clock("validate"):
+        valid = validated(reranker, data)
     if experiment.protocol.refit_on_validation:
-        reranker = _refit(experiment, run, data)
+        with experiment.clock("refit"):
+            reranker = _refit(experiment, run, data)
     run.save_model(reranker.save, {"valid": valid, **trained_on(experiment, data.dataset)})
     return reranker
 
@@ -155,19 +161,23 @@ def report(
 
     protocol, dataset = experiment.protocol, data.dataset
     split = data.split.with_validation_in_train() if protocol.refit_on_validation else data.split
-    evaluated = data.test(timed, keep=True)
-    rows = reference_rows(dataset, split, data.test)
-    metrics = record["valid"] | summarize(evaluated, rows, data.test, protocol.primary, reranker.name)
-    write_results(folder, dataset, data.test, evaluated, rows, metrics)
+    with experiment.clock("score and rank"):
+        evaluated = data.test(timed, keep=True)
+    with experiment.clock("references and tests"):
+        rows = reference_rows(dataset, split, data.test)
+        metrics = record["valid"] | summarize(evaluated, rows, data.test, protocol.primary, reranker.name)
+    with experiment.clock("write"):
+        write_results(folder, dataset, data.test, evaluated, rows, metrics)
     trainable, total = reranker.facts(data.test.requests).get("parameters", (0, 0))
     cost = {
         "trainable_parameters": int(trainable),
         "total_parameters": int(total),
         "training_seconds": round(record["seconds"], 2),
         "milliseconds_per_request": 1000 * seconds / len(data.test.requests),
-        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mb": experiment.clock.peak_memory_mb,
         "device": device_name(),
         "made_elsewhere": bool(reranker.files),
+        "stages": experiment.clock.stages,
     }
     write_json(folder / "cost.json", cost)
     c = experiment.candidates
@@ -191,20 +201,6 @@ def report(
         "candidates_sha256": data.prepared.sha256,
     }
     write_json(folder / "manifest.json", manifest)
-
-
-def peak_memory_mb() -> float:
-    """Of this process, so in a sweep of the basic launcher the largest job so far; plus the GPU's."""
-    import resource
-    import sys
-
-    import torch
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-    if torch.cuda.is_available():
-        memory += torch.cuda.max_memory_allocated() / 2**20
-    return round(memory, 1)
 
 
 def device_name() -> str:

@@ -139,7 +139,10 @@ def test_mistakes_are_one_sentence(override: str, says: str, config: Callable[..
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("reranker=nope", "reranker=nope does not exist; choose bert4rec, file, first_stage, popularity, random, sasrec"),
+        (
+            "reranker=nope",
+            "reranker=nope does not exist; choose bert4rec, file, first_stage, popularity, random, sasrec",
+        ),
         ("reranker.hiden_size=1", "unknown key reranker.hiden_size"),
         ("sede=1", "unknown key sede"),
         ("protocol.ks=[1,2", "[1,2"),

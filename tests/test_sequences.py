@@ -1,0 +1,91 @@
+"""Published sequences: the form, its mistakes, and what the shared Beauty file must give."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.dataset import Dataset
+from data.errors import UserError
+from data.sources.sequences import Sequences
+from data.splits import LeaveOneOut, Temporal
+from experiments.config import configure
+
+
+def load(folder: Path, text: str, items: list[dict[str, Any]] | None = None, **settings: Any) -> Dataset:
+    (folder / "sequences.txt").write_text(text)
+    if items is not None:
+        (folder / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    name = "items.jsonl" if items is not None else None
+    source = Sequences(name="s", path=str(folder), items=name, missing_titles="keep", **settings)
+    return source.load(folder)
+
+
+def sequences_of(dataset: Dataset) -> dict[str, list[str]]:
+    rows = {user: dataset.sequences.row(row) for row, user in enumerate(dataset.user_id)}
+    return {user: [dataset.catalog.id[i] for i in row] for user, row in rows.items()}
+
+
+def test_lines_become_sequences_in_their_order(tmp_path: Path) -> None:
+    dataset = load(tmp_path, "u1 9 3 7\r\n\nu2\t3  4\n10 7 9 3 4")
+    assert sequences_of(dataset) == {"u1": ["9", "3", "7"], "u2": ["3", "4"], "10": ["7", "9", "3", "4"]}
+    split = LeaveOneOut().split(dataset)
+    assert {str(dataset.catalog.id[i]) for i in split.test.relevant.values} == {"7", "4"}
+    assert "the data has no timestamps; the file's order decides" in split.notes
+    with pytest.raises(UserError, match="has no timestamps to cut at; use protocol=leave_one_out"):
+        Temporal().split(dataset)
+
+
+def test_texts_are_one_line_and_paths_one_tuple(tmp_path: Path) -> None:
+    items = [
+        {"item_id": 3, "title": "Soap &amp;\n Water\t", "categories": [["Beauty", "Bath"], ["Beauty", "Gifts"]]},
+        {"item_id": 9, "title": None, "categories": ["Hair"], "description": ["one", "two"]},
+        {"item_id": 1, "title": "never touched"},
+    ]
+    catalog = load(tmp_path, "u 9 3 7\n", items).catalog
+    row = catalog.row_of_id
+    assert set(row) == {"3", "9", "7"}
+    assert catalog.title[row["3"]] == "Soap & Water" and catalog.title[row["9"]] == ""
+    assert catalog.categories[row["3"]] == ("Beauty", "Bath", "Gifts") and catalog.categories[row["9"]] == ("Hair",)
+    assert catalog.description[row["9"]] == "one two" and catalog.title[row["7"]] == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("u 1 2\nv\nw 1 2\n", "line 2: user v has no item"),
+        ("u 1 2\n\nu 3\n", "line 3: user u stands there a second time"),
+        ("u 1\0 2\n", "line 1: a NUL byte"),
+    ],
+)
+def test_bad_lines_are_named_or_left_out(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, text)
+    if "\0" not in text:
+        dataset = load(tmp_path, text, on_bad_row="skip")
+        assert sequences_of(dataset)["u"] == ["1", "2"] and "1 bad rows" in dataset.provenance.notes[0]
+
+
+def test_what_is_missing_is_said(tmp_path: Path, config: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match=r"needs dataset\.path, the folder that holds sequences\.txt"):
+        configure(config("dataset=beauty_sequences", small=False)).source.load(tmp_path)
+    with pytest.raises(UserError, match=r"has no file sequences\.txt"):
+        Sequences(name="s", path=str(tmp_path)).load(tmp_path)
+    with pytest.raises(UserError, match="no interactions left"):
+        load(tmp_path, "\n\n")
+    with pytest.raises(UserError, match="record 2: no item_id"):
+        load(tmp_path, "u 1 2 3\n", [{"item_id": 1}, {"title": "x"}])
+
+
+def test_shared_beauty_has_the_published_counts(shared_data: Path, config: Callable[..., Any]) -> None:
+    path = f"dataset.path={shared_data / 'amazon-beauty'}"
+    dataset = configure(config("dataset=beauty_sequences", path, small=False)).source.load(shared_data)
+    assert (len(dataset.user_id), len(dataset.catalog), len(dataset.interactions)) == (22_363, 12_101, 198_502)
+    assert not any(set(title) & set("\n\t\r") for title in dataset.catalog.title)
+    split = LeaveOneOut().split(dataset)
+    assert len(split.test) == 22_363 and (split.train.histories.lengths >= 3).all()
+    numbers = dataset.catalog.id.astype(np.int64)
+    assert abs(np.corrcoef(numbers, np.arange(len(numbers)))[0, 1]) < 0.03, "row numbers carry no order of appearance"
