@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before a bar appears
+REDRAWN = 0.1  # seconds between two updates
 
 
-def bar(steps: Sequence[T], description: str) -> Iterator[T]:
-    """Yields the steps; after two seconds a bar shows how far it is."""
+def bar(steps: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yields the steps; after two seconds a bar shows how far it is. `total`: of steps that have no length."""
     started, shown = time.perf_counter(), None
-    for done, step in enumerate(steps):
-        if shown is None and sys.stderr.isatty() and time.perf_counter() - started > PATIENCE:
-            shown = _progress(TimeRemainingColumn())
-            shown.start()
-            task = shown.add_task(description, total=len(steps))
+    total, drawn = len(steps) if isinstance(steps, Sized) else total, started
+    try:
+        for done, step in enumerate(steps):
+            if (now := time.perf_counter()) - drawn > REDRAWN:
+                drawn = now
+                if shown is None and sys.stderr.isatty() and now - started > PATIENCE:
+                    shown = _progress(TimeRemainingColumn())
+                    shown.start()
+                    task = shown.add_task(description, total=total)
+                if shown is not None:
+                    shown.update(task, completed=done)
+            yield step
+    finally:  # an error in the caller's loop must not be printed into a bar
         if shown is not None:
-            shown.update(task, completed=done)
-        yield step
-    if shown is not None:
-        shown.stop()
+            shown.stop()
 
 
 def download_bar(chunks: Iterable[bytes], total: int) -> Iterator[bytes]:
