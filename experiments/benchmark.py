@@ -3,8 +3,8 @@
     python -m experiments.benchmark target=bert4rec
     python -m experiments.benchmark target=stages dataset=beauty_sequences dataset.path=/my/beauty
 
-Each row of `bert4rec` and `metrics` is timed in interleaved rounds on generated data; the median counts. `stages` is one
-run of train.py from nothing, stage by stage. Compare ratios, not seconds of two days.
+Each row of `bert4rec` and `metrics` is timed in interleaved rounds on generated data; the median counts. `stages` is
+one run of train.py from nothing, stage by stage. Compare ratios, not seconds of two days.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def stages(cfg: DictConfig) -> dict[str, float]:
     from experiments.stages import device_name
     from train import train
 
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("target", "generated")])
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("target", "generated")])
     with tempfile.TemporaryDirectory() as root, open_dict(own):
         own.paths = {**own.paths, "root": root, "cache": f"{root}/cache"}  # downloads stay where they are
         own.tracking = {"_target_": "experiments.tracking.NullTracker"}
