@@ -20,18 +20,22 @@ PAD, MASK, SPECIAL = 0, 1, 2  # item row i is token i + SPECIAL
 
 
 class ItemTransformer(nn.Module):
-    """BertModel (causal with `config.is_decoder`), a transform as in BERT's own head, and the tied item output."""
+    """BertModel and the tied item output; between them BERT's own transform. Causal with `config.is_decoder`: then, as
+    in SASRec, without the transform, which only slows it down."""
 
     def __init__(self, config: BertConfig, label_smoothing: float = 0.0, negatives: int | None = None) -> None:
         super().__init__()
         self.config = config
         self.bert = BertModel(config, add_pooling_layer=False)
+        self.transform: nn.Module = nn.Identity()
         if config.is_decoder:  # a causal model never trains [MASK], which stands where nothing is known
             nn.init.zeros_(self.bert.embeddings.word_embeddings.weight[MASK])
-        dense = nn.Linear(config.hidden_size, config.hidden_size)
-        nn.init.normal_(dense.weight, std=config.initializer_range)
-        nn.init.zeros_(dense.bias)
-        self.transform = nn.Sequential(dense, nn.GELU(), nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+        else:
+            dense = nn.Linear(config.hidden_size, config.hidden_size)
+            nn.init.normal_(dense.weight, std=config.initializer_range)
+            nn.init.zeros_(dense.bias)
+            norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.transform = nn.Sequential(dense, nn.GELU(), norm)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size - SPECIAL))  # [I]
         self.label_smoothing, self.negatives = label_smoothing, negatives
 
