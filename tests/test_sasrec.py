@@ -9,6 +9,7 @@ import torch
 
 from data.dataset import Catalog, Dataset, Ragged, Requests
 from data.splits import Split
+from rerankers import item_transformer
 from rerankers.base import TrainerConfig
 from rerankers.item_transformer import PAD, SPECIAL, ItemTransformer
 from rerankers.sasrec import SASRec
@@ -61,7 +62,9 @@ def test_no_position_sees_what_comes_after_it() -> None:
     assert not torch.allclose(before[:, -2:], after[:, -2:])
 
 
-def test_loss_is_the_mean_next_item_cross_entropy() -> None:
+@pytest.mark.parametrize("strip", [1, 2, 32])
+def test_loss_is_the_mean_next_item_cross_entropy(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_transformer, "STRIP", strip)
     reranker = tiny()
     net = model(reranker, 12)
     sequences = [[1, 2, 3, 4], [7, 8], [5, 6, 9, 10, 11, 0]]
