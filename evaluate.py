@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from data.errors import UserError
 from experiments.launch import ROOT, job, launch
 
+FIXED = ("reranker", "reranker.name", "reranker.path", "tuned", "trainer", "seed", "experiment")  # by the training
+
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Loads the run's model, ranks the test requests of this config, writes and shows the result."""
@@ -64,7 +66,7 @@ def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
     if {"-m", "--multirun"} & set(arguments):
         raise UserError("evaluate.py takes one run at a time; call it once for each")
     for key in values:
-        if key in ("reranker", "tuned", "trainer", "seed", "experiment") or key.startswith("trainer."):
+        if key in FIXED or key.startswith("trainer."):
             raise UserError(
                 f"{key}= belongs to the training of the run and cannot change now; train again with train.py"
             )

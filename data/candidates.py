@@ -3,7 +3,7 @@
     sampled     the relevant items and seeded negatives, never an item of the user's full history; label: sampled
     retrieved   what the first stage found; what it missed is not put in
     full        the whole catalogue; of the first stage only its best 100 are kept
-    file        lists made elsewhere, in the same format
+    file        lists made elsewhere, see `data.run_file`
 
 The file is `<cache>/candidates/<hash of data, protocol and candidates>.parquet`; see `data.candidate_file`.
 """
@@ -24,7 +24,7 @@ from data.keys import NEGATIVES_OF_TEST, NEGATIVES_OF_VALIDATION, SHUFFLE, SUBSE
 from data.progress import bar
 from data.ranking import best, composite, mask_seen
 from data.retrievers import EASE, Retriever
-from data.run_file import ONLY, RunFile, read_run_file
+from data.run_file import ONLY, RunFile, lists_of, read_run_file
 from data.splits import Phase, Split
 
 ROWS = 1024  # requests scored against the whole catalogue at a time
@@ -121,21 +121,22 @@ def prepare(
 
 def _from_files(dataset: Dataset, phases: dict[str, Phase], candidates: Candidates) -> Prepared:
     """Lists made elsewhere. Without any for validation there is no validation, which training needs."""
-    path = Path(str(candidates.path))
-    lists = read_run_file(path, "candidates.path")
-    if ONLY in lists:
-        lists = {"test": lists[ONLY]}
-    elif "test" not in lists:
-        raise UserError(f"{path} has no row with phase=test; its phases are {', '.join(lists)}")
-    digest = file_sha256(path)
-    if candidates.validation_path:
-        other = Path(candidates.validation_path)
-        found = read_run_file(other, "candidates.validation_path")
-        lists["validation"] = found.get("validation", next(iter(found.values())))
-        digest = sha256(digest, file_sha256(other))
-    if "validation" not in lists:
+    path, other = Path(str(candidates.path)), candidates.validation_path
+    digest = file_sha256(path) if path.is_file() else ""
+    found = read_run_file(path, "candidates.path")
+    test, validation = found.get("test", found.get(ONLY)), found.get("validation")
+    if test is None:
+        raise UserError(f"{path} has no row with phase=test; its phases are {', '.join(found)}")
+    if other is not None:
+        if validation is not None:
+            raise UserError(f"{path} has validation lists already; leave out candidates.validation_path={other}")
+        validation = lists_of(Path(other), "candidates.validation_path", "validation")
+        if validation is None:
+            raise UserError(f"candidates.validation_path={other} has no row with phase=validation")
+        digest = sha256(digest, file_sha256(Path(other)))
+    if validation is None:
         phases = phases | {"validation": phases["validation"].take(slice(0, 0))}
-        lists["validation"] = lists["test"]
+    lists = {"validation": validation or test, "test": test}
     return _prepared(dataset, phases, lists, candidates, path, digest)
 
 

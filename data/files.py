@@ -81,9 +81,11 @@ def words_by_line(path: Path, gaps: bytes = b" \t\n\r\x0b\x0c") -> tuple[np.ndar
     """Every word of a text and the line it stands in, from 0, without a loop over lines; `gaps` separate words."""
     text = read_text(path).encode()
     letters = np.frombuffer(text, dtype=np.uint8)
-    gap = np.isin(letters, np.frombuffer(gaps, dtype=np.uint8))
-    start = np.flatnonzero(~gap & np.concatenate([[True], gap[:-1]])) if len(text) else np.zeros(0, dtype=np.int64)
-    line = np.cumsum(letters == ord("\n"))[start]
+    is_gap = np.zeros(256, dtype=bool)
+    is_gap[list(gaps)] = True
+    gap = is_gap[letters]
+    start = np.flatnonzero(~gap & np.concatenate([[True], gap[:-1]])[: len(gap)])
+    line = np.searchsorted(np.flatnonzero(letters == ord("\n")), start)
     words = text.translate(bytes.maketrans(gaps, b" " * len(gaps))).split()
     code, distinct = pd.factorize(np.array(words, dtype=object))
     return np.array([word.decode() for word in distinct], dtype=object)[code], line

@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import io
 import random
+import re
 import threading
 import time
 import urllib.error
@@ -154,7 +155,12 @@ class Fetcher:
     def _download(self, address: str) -> bytes:
         until = time.monotonic() + self.timeout
         try:
-            if urlsplit(address).scheme not in ("http", "https"):
+            parts = urlsplit(address)
+            if (
+                parts.scheme not in ("http", "https")
+                or not re.fullmatch(r"[\w.:\[\]-]+", parts.netloc)
+                or parts.port == 0
+            ):
                 raise Unavailable(NO_ADDRESS)
             request = urllib.request.Request(
                 quote(address, safe="%/:=&?#+!$,;'@()*[]~"), headers={"User-Agent": AGENT}

@@ -6,6 +6,8 @@ import torch
 from data.dataset import Ragged
 from data.keys import TIES, keys
 
+CELLS = 2**20  # scores looked at together
+
 
 def mask_seen(scores: np.ndarray, histories: Ragged, relevant: Ragged) -> np.ndarray:
     """Sets the history's items to -inf in a dense [R, I] array, in place; a relevant item keeps its score.
@@ -29,17 +31,21 @@ def best(
     reaches the last place of a list.
     """
     width = min(width, scores.shape[1])
-    least = torch.topk(torch.from_numpy(scores), width, sorted=True).values[:, -1:].numpy()
-    row, column = np.nonzero((scores >= least) & (scores > -np.inf))
-    item = column if items is None else items[row, column]
-    value = scores[row, column]
-    order = np.lexsort((~composite(value, keys(seed, TIES, ids[row], item[:, None])[:, 0]), row))
-    counts = np.bincount(row, minlength=len(scores))
-    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept, place = order[place < width], place[place < width]
     columns = np.full((len(scores), width), -1, dtype=np.int32)
     values = np.full((len(scores), width), -np.inf, dtype=np.float32)
-    columns[row[kept], place], values[row[kept], place] = column[kept], value[kept]
+    step = max(1, CELLS // scores.shape[1])
+    for start in range(0, len(scores), step):
+        rows = slice(start, start + step)
+        part = np.require(scores[rows], requirements=["C", "W"])
+        least = torch.topk(torch.from_numpy(part), width).values[:, -1:].numpy()
+        row, column = np.nonzero((part >= least) & (part > -np.inf))
+        item = column if items is None else items[rows][row, column]
+        value = part[row, column]
+        order = np.lexsort((~composite(value, keys(seed, TIES, ids[rows][row], item[:, None])[:, 0]), row))
+        counts = np.bincount(row, minlength=len(part))
+        place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        kept, place = order[place < width], place[place < width]
+        columns[rows][row[kept], place], values[rows][row[kept], place] = column[kept], value[kept]
     return columns, values
 
 

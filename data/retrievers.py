@@ -128,7 +128,7 @@ class EASE(Retriever):
         x = _binary(sequences, n_items)
         gram = (x.T @ x).toarray(order="F").astype(np.float32, copy=False)
         gram[np.diag_indices(n_items)] += self.regularization
-        self.weights = _inverse(gram)
+        self.weights = _inverse(gram).T  # symmetric: the same, in the row order that products want
         self.weights /= -np.diag(self.weights).copy()
         np.fill_diagonal(self.weights, 0)
 

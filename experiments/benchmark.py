@@ -1,6 +1,7 @@
 """Speed and memory as ratios measured in one run.
 
     python -m experiments.benchmark target=bert4rec
+    python -m experiments.benchmark target=cross_entropy generated.n_items=12101
     python -m experiments.benchmark target=stages dataset=beauty_sequences dataset.path=/my/beauty
 
 Each row of `bert4rec` and `metrics` is timed in interleaved rounds on generated data; the median counts. `stages` is
@@ -37,7 +38,7 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
     from experiments.clock import peak_memory_mb
     from experiments.stages import device_name
 
-    targets = {"bert4rec": bert4rec_rows, "metrics": metrics_rows}
+    targets = {"bert4rec": bert4rec_rows, "cross_entropy": cross_entropy_rows, "metrics": metrics_rows}
     if cfg.target == "stages":
         return stages(cfg)
     target, cfg = cfg.target, cfg.generated
@@ -112,6 +113,46 @@ def metrics_rows(cfg: DictConfig) -> list[Row]:
         return n
 
     return [Row(f"8 metrics of 20,000 x {cfg.candidates} scores", run, "requests")]
+
+
+def cross_entropy_rows(cfg: DictConfig) -> list[Row]:
+    """Forward and backward of 1,024 rows of 64 features over the catalogue."""
+    import torch
+    from torch.nn import LinearCrossEntropyOptions
+    from torch.nn.functional import cross_entropy, linear_cross_entropy
+
+    from rerankers.cross_entropy import item_cross_entropy
+
+    torch.manual_seed(cfg.seed)
+    shapes = ((1024, 64), (cfg.n_items, 64), (cfg.n_items,))
+    hidden, items, bias = (torch.randn(shape, requires_grad=True) for shape in shapes)
+    target = torch.randint(cfg.n_items, (1024,))
+
+    def step(loss: Callable[[], Any]) -> Callable[[], int]:
+        def run() -> int:
+            loss().backward()
+            return len(target)
+
+        return run
+
+    plain = "all logits in memory"
+    native = "torch's linear_cross_entropy"
+    options = LinearCrossEntropyOptions()
+    return [
+        Row(plain, step(lambda: cross_entropy(hidden @ items.T + bias, target)), "rows"),
+        Row(
+            native,
+            step(lambda: linear_cross_entropy(hidden, items, target, linear_bias=bias, options=options)),
+            "rows",
+            plain,
+        ),
+        Row(
+            "in blocks, rerankers.cross_entropy",
+            step(lambda: item_cross_entropy(hidden, items, bias, target)),
+            "rows",
+            plain,
+        ),
+    ]
 
 
 def bert4rec_rows(cfg: DictConfig) -> list[Row]:

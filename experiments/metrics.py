@@ -15,6 +15,7 @@ from data.dataset import Ragged, Requests
 from data.errors import UserError
 from data.keys import TIES, keys
 
+CELLS = 2**20  # scores compared at a time
 NAMES = ("recall", "ndcg", "mrr", "hit", "map", "precision")
 DISPLAY = {
     "recall": "Recall",
@@ -88,26 +89,39 @@ def rank(
         match = requests.candidates[row] == relevant.values[:, None]  # [P, N]
         column, present = match.argmax(axis=1), match.any(axis=1)
     own = np.where(present, scores[row, column], np.float32(-np.inf))  # [P]
-    listed = scores if np.array_equal(row, np.arange(len(scores))) else scores[row]
-    better = (listed > own[:, None]).sum(axis=1)
+    better, equal = np.zeros(len(row), dtype=np.int64), np.zeros(len(row), dtype=np.int64)
+    step = max(1, CELLS // requests.width)
+    for start in range(0, len(row), step):
+        part = slice(start, start + step)
+        listed = items if requests.candidates is None else items[row[part]]
+        better[part], equal[part] = _place(
+            scores[row[part]], own[part], listed, relevant.values[part], requests.ids[row[part]], seed
+        )
     ranked = own > -np.inf
-    same = (listed == own[:, None]) & ranked[:, None]
-    equal = same.sum(axis=1)
-    pair, other = np.nonzero(same & (equal > 1)[:, None])  # keys are made for ties alone
-    if len(pair):
-        asked = requests.ids[row[pair]]
-        item = other if requests.candidates is None else items[row[pair], other]
-        key, own_key = (keys(seed, TIES, asked, i[:, None])[:, 0] for i in (item, relevant.values[pair]))
-        half = np.uint64(32)  # of the key counts, as in `data.ranking.composite`
-        better += np.bincount(pair[key >> half > own_key >> half], minlength=len(row))
     return Ranks(
         row=row,
         rank=np.where(ranked, 1.0 + better, np.inf),
         present=present,
-        tied=equal > 1,
+        tied=ranked & (equal > 1),
         n_candidates=np.broadcast_to((items >= 0).sum(axis=-1) - n_excluded, len(scores)),
         n_relevant=relevant.lengths,
     )
+
+
+def _place(
+    scores: np.ndarray, own: np.ndarray, items: np.ndarray, item: np.ndarray, ids: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of scores [P, N]: how many are ordered before `own` [P], the score of `item` [P], and how many equal it."""
+    better = (scores > own[:, None]).sum(axis=1)
+    same = (scores == own[:, None]) & (own > -np.inf)[:, None]
+    equal = same.sum(axis=1)
+    pair, other = np.nonzero(same & (equal > 1)[:, None])  # keys are made for ties alone
+    if len(pair):
+        rival = items[other] if items.ndim == 1 else items[pair, other]
+        key, own_key = (keys(seed, TIES, ids[pair], i[:, None])[:, 0] for i in (rival, item[pair]))
+        half = np.uint64(32)  # of the key counts, as in `data.ranking.composite`
+        better += np.bincount(pair[key >> half > own_key >> half], minlength=len(own))
+    return better, equal
 
 
 def measure(ranks: Ranks, names: list[str], ks: list[int]) -> dict[str, np.ndarray]:

@@ -127,5 +127,6 @@ def labels(
     if protocol.max_requests is not None:
         out.append(f"at most {protocol.max_requests} test requests")
     if protocol.refit_on_validation:
-        out.append("refit on training + validation for the test")
+        what = "the first stage was " if reranker.files else ""
+        out.append(f"{what}refit on training + validation for the test")
     return out

@@ -107,7 +107,7 @@ def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
         reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)
     with experiment.clock("validate"):
         valid = validated(reranker, data)
-    if experiment.protocol.refit_on_validation:
+    if experiment.protocol.refit_on_validation and not reranker.files:
         with experiment.clock("refit"):
             reranker = _refit(experiment, run, data)
     run.save_model(reranker.save, {"valid": valid, **trained_on(experiment, data.dataset)})

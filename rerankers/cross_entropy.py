@@ -1,9 +1,9 @@
-"""Cross-entropy over all items without the [M, I] logits in memory, 1.2 to 2 times as fast on CPU as with them.
+"""Cross-entropy over all items without the [M, I] logits in memory, and faster than with them on a CPU.
 
 The rows go through in blocks small enough for the cache; each block's gradient is computed while its logits are there
 (as Cut Cross-Entropy, Wijmans et al., ICLR 2025, does in one kernel). `torch.nn.functional.linear_cross_entropy` saves
-the memory as well, but is slower than plain logits at the 64 to 256 features of sequence models; the ratios are those
-of `python -m experiments.benchmark target=bert4rec`.
+the memory as well, but at the 64 features of a sequence model it is slower than plain logits: see the ratios of
+`python -m experiments.benchmark target=cross_entropy`.
 """
 
 from __future__ import annotations

@@ -38,5 +38,5 @@ class SASRec(SequenceReranker):
     def query(self, histories: Ragged) -> np.ndarray:
         items = histories.last(int(np.clip(histories.lengths.max(initial=0), 1, self.max_length)))
         tokens = np.where(items < 0, PAD, items + SPECIAL)
-        tokens[histories.lengths == 0, -1] = MASK  # no history: the bias, which is popularity
+        tokens[histories.lengths == 0, -1] = MASK  # no history: mostly the bias, which is popularity
         return tokens

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from data.dataset import Dataset, Requests
 from data.errors import UserError, one_of
 from data.files import read_json, write_json
-from data.run_file import ONLY, read_run_file
+from data.run_file import lists_of
 from data.splits import Split
 from rerankers.base import Log, Reranker, Validate
 
@@ -40,11 +40,14 @@ class ScoresFromFile(Reranker):
         return [Path(self.path)]
 
     def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
-        found = read_run_file(Path(self.path), "reranker.path")
-        if "test" not in found and ONLY not in found:
-            raise UserError(f"{self.path} has no row with phase=test; its phases are {', '.join(found)}")
-        run = found.get("test", found.get(ONLY))
-        assert run is not None
+        run = lists_of(Path(self.path), "reranker.path", "test")
+        if run is None:
+            raise UserError(f"reranker.path={self.path} has no row with phase=test")
+        if not np.isin(run.items, dataset.catalog.id).any():
+            raise UserError(
+                f"{self.path} scores none of the {len(dataset.catalog):,} items of {dataset.name} (it has "
+                f"{run.items[0]!r}, the dataset {dataset.catalog.id[0]!r}); give the dataset's own item ids"
+            )
         self.requests, self.items = pd.Index(run.requests), pd.Index(run.items)
         pairs = run.row * len(run.items) + run.item
         order = np.argsort(pairs)
@@ -85,7 +88,12 @@ class ScoresFromFile(Reranker):
         out = [f"scores made elsewhere, {Path(self.path).name}"]
         if without := int((self._users(requests) < 0).sum()):
             out.append(f"{without:,} of {len(requests):,} requests have no score and count as missed")
-        if requests.candidates is not None:
+        unknown = (~np.isin(self.items.to_numpy(), requests.catalog.id)).mean()
+        if unknown > 0:
+            out.append(f"{unknown:.1%} of the items scored there are not in the catalogue")
+        if requests.candidates is None:
+            out.append(f"{len(self.pairs) / len(self.requests):,.1f} items a request are scored, others not ranked")
+        else:
             share = np.isneginf(self.score(requests)[requests.candidates >= 0]).mean()
             if share > 0:
                 out.append(f"{share:.1%} of the candidates have no score and are not ranked")

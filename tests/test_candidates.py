@@ -10,7 +10,7 @@ import pytest
 from data.candidates import Candidates, Prepared, prepare
 from data.dataset import Catalog, Dataset, Interactions, Provenance, Ragged
 from data.errors import UserError
-from data.retrievers import EASE, ItemKNN, Markov, Popularity, Retriever
+from data.retrievers import EASE, ItemKNN, Markov, Popularity, Retriever, _inverse
 from data.splits import LeaveOneOut, Phase, Split
 from experiments.evaluation import Evaluator
 
@@ -158,6 +158,15 @@ def test_retrievers_on_a_case_worked_by_hand() -> None:
     p = np.linalg.inv(x.T @ x + 2 * np.eye(5))
     b = np.eye(5) - p / np.diag(p)
     assert ease.score(phase(Ragged.from_rows([[0, 3]])))[0] == pytest.approx((b[0] + b[3]), abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 5, 1024, 1025, 2100])
+def test_the_inverse_in_place_is_numpys(n: int) -> None:
+    a = np.random.default_rng(n).standard_normal((n, n + 10)).astype(np.float32)
+    matrix = np.asfortranarray(a @ a.T / n + 3 * np.eye(n, dtype=np.float32))
+    wanted = np.linalg.inv(matrix.astype(np.float64))
+    got = _inverse(matrix)
+    assert np.allclose(got, wanted, atol=1e-5) and np.array_equal(got, got.T)
 
 
 def test_ease_refuses_a_large_catalogue_and_names_markov() -> None:

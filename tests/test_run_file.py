@@ -71,7 +71,7 @@ def test_errors_in_lists_made_elsewhere(demo: Dataset, split: Split, tmp_path: P
     with pytest.raises(UserError, match="differ in length"):
         read(ragged)
     ragged["first_stage_scores"] = [[float("nan")] * 10] * len(ragged)
-    with pytest.raises(UserError, match=r"score of item .* for user .* is not a number"):
+    with pytest.raises(UserError, match="row 1: the score None is not a finite number"):
         read(ragged)
     null = lists(demo, split)
     null["candidates"] = [*null["candidates"][:-1], None]
@@ -131,14 +131,14 @@ def test_the_forms_of_a_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "user_id,item_id,score\nu,a,0.5\nu,b,high\n", "line 3: the score 'high' is not a number"),
-        ("b.csv", "user_id,item_id,score\nu,,0.5\n", "line 2: a field is empty"),
+        ("a.csv", "user_id,item_id,score\nu,a,0.5\nu,b,high\n", "line 3: the score 'high' is not a finite number"),
+        ("b.csv", "user_id,item_id,score\nu,,0.5\n", "line 2: item_id is empty"),
         ("c.csv", "user_id,item_id\nu,a\nu,a\n", "lists the candidate a of user u twice"),
         ("d.csv", "u,a\n\nv\n", "line 3: a user without an item id"),
         ("e.csv", "", "holds no list"),
         ("f.csv", "rank,item_id\n1,a\n", "no column request"),
         ("g.trec", "u Q0 a 1 0.5 x\nu Q0 b 0.5 x\n", "line 2: 5 words where a TREC run has 6"),
-        ("h.trec", "u Q0 a 1 nan x\n", "line 1: the score 'nan' is not a number"),
+        ("h.trec", "u Q0 a 1 nan x\n", "line 1: the score 'nan' is not a finite number"),
         ("i.json", "{}", "unknown ending"),
         ("j.parquet", "text", "not a parquet file"),
         ("k.csv", "u,a\0b\n", "NUL"),
@@ -150,6 +150,75 @@ def test_mistakes_are_one_sentence(tmp_path: Path, name: str, content: str, mess
         read_run_file(tmp_path / name, "key")
     with pytest.raises(UserError, match="does not exist"):
         read_run_file(tmp_path / "none.csv", "key")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"request": ["u"], "candidate": ["a"], "score": [{"x": 1.0}]}, "score is of type struct"),
+        ({"request": [["u"]], "candidate": ["a"], "score": [1.0]}, "request is of type list"),
+        ({"request": ["u"], "candidate": [None], "score": [1.0]}, "a item is null"),
+        ({"request": ["u"], "candidates": [[["a"]]]}, "item is of type list"),
+        ({"request": ["u"], "phase": [""], "candidate": ["a"]}, "the phase ''; it must be validation or test"),
+    ],
+)
+def test_strange_parquet_columns(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    pd.DataFrame(columns).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=message):
+        read_run_file(tmp_path / "a.parquet", "key")
+
+
+def test_parquet_of_numbers_categories_and_ranks(tmp_path: Path) -> None:
+    table = pd.DataFrame({"user_id": [7, 7, 8], "item_id": pd.Categorical(["a", "b", "a"]), "rank": [2, 1, 1]})
+    table.to_parquet(tmp_path / "a.parquet")
+    run = read_run_file(tmp_path / "a.parquet", "key")[ONLY]
+    assert run.requests.tolist() == ["7", "8"] and run.items[run.item].tolist() == ["a", "b", "a"]
+    assert run.scores.tolist() == [-2.0, -1.0, -1.0]
+
+
+def test_validation_lists_are_never_test_lists(demo: Dataset, split: Split, tmp_path: Path) -> None:
+    table = lists(demo, split)
+    table.to_parquet(both := tmp_path / "both.parquet")
+    for phase, rows in table.groupby("phase"):
+        rows.to_parquet(tmp_path / f"{phase}.parquet")
+    alone = table[table["phase"] == "test"].drop(columns="phase")
+    alone.to_parquet(path := tmp_path / "alone.parquet")
+
+    def read(path: Path, validation: Path | None) -> list[int]:
+        given = Candidates(mode="file", path=str(path), validation_path=validation and str(validation))
+        got = prepare(demo, split, given, tmp_path, "x")
+        return [] if got.validation.candidates is None else np.sort(got.validation.candidates, axis=1).tolist()
+
+    wanted = read(both, None)
+    assert len(wanted) == len(split.validation)
+    assert read(path, tmp_path / "validation.parquet") == wanted == read(tmp_path / "test.parquet", both)
+    assert read(path, None) == []
+    with pytest.raises(UserError, match="has no row with phase=validation"):
+        read(path, tmp_path / "test.parquet")
+    with pytest.raises(UserError, match="has validation lists already"):
+        read(both, tmp_path / "validation.parquet")
+    with pytest.raises(UserError, match="has no row with phase=test"):
+        read(tmp_path / "validation.parquet", None)
+
+
+def test_scores_of_the_test_phase_are_read_and_foreign_items_are_told(
+    config: Callable[..., Any], demo: Dataset, split: Split, tmp_path: Path
+) -> None:
+    users, items = demo.user_id[split.test.ids], demo.catalog.id[split.test.relevant.values]
+    rows = [("validation", u, demo.catalog.id[0], 1.0) for u in users]
+    rows += [("test", u, i, 1.0) for u, i in zip(users, items, strict=True)] + [("test", users[0], "foreign", 0.5)]
+    table = pd.DataFrame(rows, columns=pd.Index(["phase", "user_id", "item_id", "score"]))
+    table.to_csv(path := tmp_path / "mine.csv", index=False)
+    words = ["reranker=file", f"reranker.path={path}", "candidates=full"]
+    metrics = train(config(*words))
+    assert metrics["test/recall_at_1"] == 1
+    labels = read_json(only_run(tmp_path) / "manifest.json")["labels"]
+    assert any("of the items scored there are not in the catalogue" in label for label in labels)
+    assert any("items a request are scored, others not ranked" in label for label in labels)
+    table["item_id"] = "x" + table["item_id"]
+    table.to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"scores none of the .* items of demo"):
+        train(config(*words))
 
 
 def test_lists_for_the_test_alone_rank_but_do_not_train(

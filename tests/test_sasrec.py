@@ -89,6 +89,8 @@ def test_a_request_without_history_gets_finite_scores(demo: Dataset, split: Spli
     assert np.allclose(scores, alone, atol=1e-5)
     newest = reranker.score(Requests(demo.catalog, np.arange(1), Ragged.from_rows([list(range(12, 20))])))
     assert np.allclose(scores[2], newest[0], atol=1e-5), "the newest max_length items count"
+    fewer = reranker.score(Requests(demo.catalog, np.arange(1), Ragged.from_rows([list(range(13, 20))])))
+    assert not np.allclose(scores[2], fewer[0], atol=1e-5), "and all of them do"
 
 
 def test_it_learns_a_cycle(demo: Dataset, split: Split, tmp_path: Path) -> None:

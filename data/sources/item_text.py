@@ -15,7 +15,7 @@ def clean(text: Any) -> str:
     if text is None or isinstance(text, float):
         return ""
     parts = text if isinstance(text, list) else [text]
-    return " ".join(html.unescape(" ".join(str(part) for part in parts)).split())
+    return " ".join(whole(html.unescape(" ".join(str(part) for part in parts))).split())
 
 
 def clean_markup(text: Any) -> str:

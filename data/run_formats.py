@@ -1,0 +1,224 @@
+"""The forms of a run file, each read into one table of pairs (request, item, score, phase); see `data.run_file`."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from data.errors import UserError
+from data.files import read_text, words_by_line
+
+REQUEST = ("request", "user_id", "user", "query_id", "qid")
+ITEM = ("candidate", "item_id", "item", "docid", "doc_id")
+LIST = ("candidates", "item_ids", "items")
+SCORE = ("score", "first_stage_scores", "scores")
+HEADER = "a CSV of pairs needs the header user_id,item_id,score"
+
+
+@dataclass
+class Pairs:
+    request: np.ndarray  # [P] int64 into requests
+    requests: np.ndarray  # [Q] str, distinct
+    item: np.ndarray  # [P] int64 into items
+    items: np.ndarray  # [K] str, distinct
+    scores: np.ndarray | None  # [P] float32; None: the order is the ranking
+    phase: np.ndarray | None = None  # [P] int64 into phases
+    phases: tuple[str, ...] = ()
+
+
+def from_parquet(path: Path) -> Pairs:
+    try:
+        names = pq.read_schema(path).names
+        table = None if len(set(names)) < len(names) else pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is not a parquet file ({_line(error)}); give another path") from None
+    if table is None:
+        raise UserError(f"{path} names a column twice; it has {', '.join(names)}")
+    request, item = _column(path, names, REQUEST), _column(path, names, ITEM, needed=False)
+    columns = {"request": table[request]} | ({"phase": table["phase"]} if "phase" in names else {})
+    score = _column(path, names, SCORE, needed=False)
+    if item is not None:
+        return _from_columns(path, columns | {"item": table[item]}, _ranked(path, table, score))
+    lists = _lists(path, table, str(_column(path, names, LIST)))
+    lengths = pc.list_value_length(lists).to_numpy()
+    owner = pa.array(np.repeat(np.arange(len(lists)), lengths))
+    codes = [_codes(path, name, column)[0] for name, column in columns.items()]
+    if len(np.unique(np.stack(codes), axis=1).T) < len(table):
+        raise UserError(f"{path} has two lists for one user; give one (two phases need the column phase)")
+    scores = None
+    if score is not None:
+        values = _lists(path, table, score)
+        if not np.array_equal(pc.list_value_length(values).to_numpy(), lengths):
+            raise UserError(f"{path}: {score} and candidates differ in length; give one score a candidate")
+        scores = values.flatten()
+    columns = {name: column.take(owner) for name, column in columns.items()}
+    return _from_columns(path, columns | {"item": lists.flatten()}, scores)
+
+
+def from_csv(path: Path) -> Pairs:
+    """Pairs where the header names an item, else lists."""
+    text = read_text(path)
+    first = text.lstrip("\r\n").partition("\n")[0]
+    blank = text[: text.find(first)].count("\n")
+    header = [name.strip().lower() for name in next(csv.reader([first]), [])]
+    if not set(header) & set(ITEM):
+        return _from_lines(path, header)
+    if len(set(header)) < len(header):
+        raise UserError(f"{path} names a column twice; it has {', '.join(header)}")
+    if unknown := [name for name in header if name not in (*REQUEST, *ITEM, *SCORE, "phase", "rank")]:
+        raise UserError(f"{path} has the column {unknown[0]}, which has no meaning here; {HEADER}")
+    try:
+        table = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(column_names=header, skip_rows=blank + 1),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
+        )
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: {_line(error)}; {HEADER} and as many fields in each row") from None
+    for name in header:
+        if (empty := pc.equal(pc.utf8_trim_whitespace(table[name]), "")).to_numpy().any():
+            line = int(np.argmax(empty.to_numpy())) + blank + 2
+            raise UserError(f"{path}, line {line}: {name} is empty; give {', '.join(header)} in each row")
+    columns = {"request": table[_column(path, header, REQUEST)], "item": table[_column(path, header, ITEM)]}
+    columns |= {"phase": table["phase"]} if "phase" in header else {}
+    return _from_columns(
+        path, columns, _ranked(path, table, _column(path, header, SCORE, needed=False)), first=blank + 2
+    )
+
+
+def from_trec(path: Path) -> Pairs:
+    read_text(path)  # an undecodable byte or NUL is named with its line
+    try:
+        table = pd.read_csv(
+            path,
+            sep=r"\s+",
+            header=None,
+            names=range(7),
+            dtype=str,
+            quoting=csv.QUOTE_NONE,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+        )
+    except pd.errors.EmptyDataError:
+        return Pairs(np.zeros(0, int), np.zeros(0, object), np.zeros(0, int), np.zeros(0, object), None)
+    except pd.errors.ParserError as error:
+        raise UserError(f"{path}: {_line(error)}; a TREC run has 6 words (qid Q0 docid rank score tag)") from None
+    words = (table.fillna("") != "").sum(axis=1).to_numpy()
+    bad = (words != 6) & (words != 0)
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise UserError(
+            f"{path}, line {at + 1}: {words[at]} words where a TREC run has 6 (qid Q0 docid rank score tag)"
+        )
+    table = table[words == 6]
+    scores = _numbers(path, pa.array(table[4], from_pandas=True), table.index.to_numpy() + 1)
+    (request, requests), (item, items) = (pd.factorize(table[i]) for i in (0, 2))
+    return Pairs(request, requests.to_numpy(object), item, items.to_numpy(object), scores)
+
+
+def _from_lines(path: Path, header: list[str]) -> Pairs:
+    """[phase,] user and item ids, separated by commas or blanks, with or without a header."""
+    words, line = words_by_line(path, b' \t\n\r\x0b\x0c,"')
+    named, user = "phase" in header, next((i for i, name in enumerate(header) if name in REQUEST), None)
+    if named or user is not None:
+        if user != int(named) or (named and header[0] != "phase"):
+            raise UserError(f"{path}: the columns of lists are [phase,] user_id, item ids, in this order; {HEADER}")
+        words, line = words[line > line[0]], line[line > line[0]]
+    first = np.flatnonzero(np.diff(line, prepend=-1))
+    length = np.diff(np.append(first, len(line)))  # words of each line that is not empty
+    if (length < 2 + named).any():
+        at = int(np.argmax(length < 2 + named))
+        raise UserError(f"{path}, line {line[first[at]] + 1}: a user without an item id; leave the line out")
+    (request, requests), (phase, phases) = pd.factorize(words[first + named]), pd.factorize(words[first])
+    twice = pd.DataFrame({"request": request, "phase": phase if named else 0}).duplicated()
+    if twice.any():
+        at = int(twice.argmax())
+        raise UserError(
+            f"{path}, line {line[first[at]] + 1}: a second list of user {requests[request[at]]}; give one; {HEADER}"
+        )
+    keep = np.arange(len(line)) - np.repeat(first, length) > named
+    item, items = pd.factorize(words[keep])
+    pairs = Pairs(np.repeat(request, length)[keep], requests, item, items, None)
+    if named:
+        pairs.phase, pairs.phases = np.repeat(phase, length)[keep], tuple(phases)
+    return pairs
+
+
+def _from_columns(path: Path, columns: dict[str, pa.Array], scores: pa.Array | None, first: int = 0) -> Pairs:
+    """`first`: the line of the first row, for messages; 0 where rows have no lines."""
+    (request, requests), (item, items) = (_codes(path, name, columns[name]) for name in ("request", "item"))
+    line = np.arange(len(request)) + first if first else None
+    pairs = Pairs(request, requests, item, items, None if scores is None else _numbers(path, scores, line))
+    if "phase" in columns:
+        pairs.phase, phases = _codes(path, "phase", columns["phase"])
+        pairs.phases = tuple(phases)
+    return pairs
+
+
+def _ranked(path: Path, table: pa.Table, score: str | None) -> pa.Array | None:
+    """The scores of pairs; without any, the negative rank; without that either, the order counts."""
+    if score is not None:
+        return table[score]
+    if "rank" in table.column_names:
+        return pa.array(-_numbers(path, table["rank"], None))
+    return None
+
+
+def _column(path: Path, have: list[str], names: tuple[str, ...], needed: bool = True) -> str | None:
+    found = next((name for name in names if name in have), None)
+    if found is None and needed:
+        raise UserError(f"{path} has no column {names[0]} (or {', '.join(names[1:])}); it has {', '.join(have)}")
+    return found
+
+
+def _lists(path: Path, table: pa.Table, name: str) -> pa.ListArray:
+    kind = table.schema.field(name).type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        raise UserError(f"{path}: column {name} is {kind}; it must hold a list in each row")
+    lists = table[name].combine_chunks()
+    if lists.null_count:
+        raise UserError(f"{path}: a list of column {name} is null; give an empty list instead")
+    return lists
+
+
+def _codes(path: Path, name: str, column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Each value's number [P] and the distinct values, as texts."""
+    if column.null_count:
+        raise UserError(f"{path}: a {name} is null; give each row its {name}")
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    try:
+        coded = column.cast(pa.string()).dictionary_encode()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise UserError(f"{path}: the {name} is of type {column.type}; it must be a text or a number") from None
+    return coded.indices.to_numpy().astype(np.int64), coded.dictionary.to_numpy(zero_copy_only=False).astype(object)
+
+
+def _numbers(path: Path, column: pa.Array, line: np.ndarray | None) -> np.ndarray:
+    """Finite float32; the first that is not one is named, by its line where there are lines."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        values = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    else:
+        try:
+            values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            raise UserError(f"{path}: the score is of type {column.type}; it must be a number") from None
+    bad = ~(np.abs(values) <= np.finfo(np.float32).max)
+    if bad.any():
+        at = int(np.argmax(bad))
+        place = f"{path}, line {line[at]}" if line is not None else f"{path}, row {at + 1}"
+        raise UserError(f"{place}: the score {column[at].as_py()!r} is not a finite number")
+    return values.astype(np.float32)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
