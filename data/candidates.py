@@ -17,10 +17,11 @@ import numpy as np
 from filelock import FileLock
 
 from data.candidate_file import Lists, to_lists, write_lists
-from data.dataset import Dataset, Ragged, Relevance, Requests, sha256
+from data.dataset import Dataset, Relevance, Requests, sha256
 from data.errors import UserError, check_seed, in_range, one_of
 from data.files import file_sha256
 from data.keys import NEGATIVES_OF_TEST, NEGATIVES_OF_VALIDATION, SHUFFLE, SUBSET, TIES, keys
+from data.negatives import sample
 from data.progress import bar
 from data.ranking import best, composite, mask_seen
 from data.retrievers import EASE, Retriever
@@ -193,7 +194,9 @@ def _write(
             candidates.retriever.fit(dataset.catalog, training)
         if candidates.mode == "sampled":
             stream = NEGATIVES_OF_TEST if name == "test" else NEGATIVES_OF_VALIDATION
-            items = sample(dataset, phase, training.histories, candidates, stream)
+            items = sample(
+                dataset, phase, training.histories, candidates.size, candidates.negatives, candidates.seed, stream
+            )
             scores = score_lists(candidates.retriever, phase, items)
         else:
             width = min(KEPT, n_items) if candidates.mode == "full" else candidates.size
@@ -221,39 +224,6 @@ def retrieve(
             mask_seen(dense, part.histories, part.relevant)
         items[rows], values[rows] = best(dense, part.ids, width, seed)
     return items, values
-
-
-def sample(dataset: Dataset, phase: Phase, training: Ragged, candidates: Candidates, stream: int) -> np.ndarray:
-    """[R, size] int32: the relevant items (at most size - 1, the rest count as missed), then seeded negatives.
-
-    Negatives are drawn without replacement, uniformly or by training popularity (an item never seen weighs as one
-    interaction), by the largest Gumbel-perturbed log-weights; no item of the user's full sequence is one. The noise
-    is of (seed, phase, user, item): validation and test share no draw, and a subset of requests keeps its lists.
-    """
-    n_items, size = len(dataset.catalog), candidates.size
-    everything = dataset.sequences.take(phase.ids)
-    shortest = n_items - int(everything.lengths.max(initial=0))
-    if shortest < size - 1:
-        raise UserError(
-            f"candidates.size={size} needs {size - 1} negatives, but a user has only {shortest} items outside the "
-            "history; choose a smaller size"
-        )
-    popularity = np.maximum(np.bincount(training.values, minlength=n_items), 1)
-    weight = np.log(popularity) if candidates.negatives == "popularity" else np.zeros(n_items)
-    out = np.full((len(phase.ids), size), -1, dtype=np.int32)
-    for start in bar(range(0, len(out), ROWS), "sampling"):
-        rows = np.arange(start, min(start + ROWS, len(out)))
-        uniform = (keys(candidates.seed, stream, phase.ids[rows], np.arange(n_items)) >> np.uint64(11)) * 2.0**-53
-        score = (weight - np.log(-np.log(uniform + 2.0**-54))).astype(np.float32)
-        own = everything.take(rows)
-        score[own.row_of_value, own.values] = -np.inf
-        relevant = phase.relevant.take(rows)
-        place = np.arange(len(relevant.values)) - np.repeat(relevant.offsets[:-1], relevant.lengths)
-        first = place < size - 1
-        score[relevant.row_of_value[first], relevant.values[first]] = np.inf
-        top = np.argpartition(-score, size - 1, axis=1)[:, :size]
-        out[rows] = np.sort(top, axis=1)  # by row number, which is random: no place is the target's
-    return out
 
 
 def score_lists(retriever: Retriever, phase: Phase, items: np.ndarray) -> np.ndarray:
