@@ -47,6 +47,11 @@ def to_lists(file: RunFile, dataset: Dataset, users: np.ndarray, name: str, miss
     """The lists of user rows [R]: known, distinct items; else a UserError. With missing_requests="empty" a user
     without a list has an empty one, whose relevant items all count as missed."""
     place = pd.Index(file.requests).get_indexer(pd.Index(dataset.user_id[users]))
+    if len(users) and (place < 0).all():
+        raise UserError(
+            f"{file.path} has none of the {len(users):,} {name} users (it has {file.requests[0]!r}, the dataset "
+            f"{dataset.user_id[users[0]]!r}); give the dataset's own user ids"
+        )
     if (place < 0).any() and missing_requests == "error":
         raise UserError(
             f"{file.path} has no {name} candidates for user {dataset.user_id[users[np.argmin(place)]]} "
@@ -64,8 +69,8 @@ def to_lists(file: RunFile, dataset: Dataset, users: np.ndarray, name: str, miss
         at = int(np.argmin(item))
         raise UserError(
             f"{file.path}: the candidate {file.items[file.item[pairs.values[at]]]!r} of user "
-            f"{dataset.user_id[users[row[at]]]} ({name}) is not in dataset {dataset.name}; a CSV of user, item and "
-            "score needs the header user_id,item_id,score"
+            f"{dataset.user_id[users[row[at]]]} ({name}) is not in dataset {dataset.name}, which has "
+            f"ids like {dataset.catalog.id[0]!r}"
         )
     column = np.arange(len(row)) - np.repeat(pairs.offsets[:-1], pairs.lengths)
     shape = (len(users), int(pairs.lengths.max(initial=1)))

@@ -10,6 +10,7 @@ The file is `<cache>/candidates/<hash of data, protocol and candidates>.parquet`
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from data.splits import Phase, Split
 
 ROWS = 1024  # requests scored against the whole catalogue at a time
 KEPT = 100  # items kept of a full ranking
+log = logging.getLogger(__name__)
 MODES = ("sampled", "retrieved", "full", "file")
 
 
@@ -138,7 +140,36 @@ def _from_files(dataset: Dataset, phases: dict[str, Phase], candidates: Candidat
     if validation is None:
         phases = phases | {"validation": phases["validation"].take(slice(0, 0))}
     lists = {"validation": validation or test, "test": test}
-    return _prepared(dataset, phases, lists, candidates, path, digest)
+    prepared = _prepared(dataset, phases, lists, candidates, path, digest)
+    for name, requests, relevance in (
+        ("validation", prepared.validation, prepared.validation_relevance),
+        ("test", prepared.test, prepared.test_relevance),
+    ):
+        _check(lists[name], name, requests, relevance)
+    return prepared
+
+
+def _check(file: RunFile, name: str, requests: Requests, relevance: Relevance) -> None:
+    """Lists that fit the dataset but not the split: no target in any is an error, what may be meant is told."""
+    assert requests.candidates is not None
+    wanted, row = relevance.items.values, relevance.items.row_of_value
+    if len(wanted) and not (requests.candidates[row] == wanted[:, None]).any():
+        raise UserError(
+            f"none of the {len(requests):,} {name} lists of {file.path} holds a relevant item; were they made for "
+            "another phase or protocol?"
+        )
+    if len(requests) and (unused := len(file.requests) - len(requests)) > 0:
+        log.warning("  %s: %s lists are of users without a %s request", file.path.name, f"{unused:,}", name)
+    seen = np.zeros(requests.candidates.shape, dtype=bool)
+    for start in range(0, len(seen), ROWS):
+        rows = slice(start, start + ROWS)
+        history = requests.histories.take(rows)
+        taken = np.zeros((len(history), len(requests.catalog) + 1), dtype=bool)  # the last column is the padding's
+        taken[history.row_of_value, history.values] = True
+        seen[rows] = np.take_along_axis(taken, requests.candidates[rows], axis=1)
+    if seen.any():
+        share = seen.sum() / (requests.candidates >= 0).sum()
+        log.warning("  %s: %.1f%% of the listed items are in the user's history and stay", file.path.name, 100 * share)
 
 
 def _prepared(
@@ -191,6 +222,7 @@ def _write(
     for name, phase in phases.items():
         if training is None or refit_on_validation:  # the test's first stage may know the validation items
             training = split.with_validation_in_train().train if name == "test" else split.train
+            log.info("first stage: fitting %s on %s items", type(candidates.retriever).__name__, f"{n_items:,}")
             candidates.retriever.fit(dataset.catalog, training)
         if candidates.mode == "sampled":
             stream = NEGATIVES_OF_TEST if name == "test" else NEGATIVES_OF_VALIDATION

@@ -69,6 +69,9 @@ def from_csv(path: Path) -> Pairs:
     first = text.lstrip("\r\n").partition("\n")[0]
     blank = text[: text.find(first)].count("\n")
     header = [name.strip().lower() for name in next(csv.reader([first]), [])]
+    other = next((c for c in ";\t" if c in first and "," not in first.split(c)[0]), None)
+    if other and (other == ";" or {word.strip(' "').lower() for word in first.split(other)} & {*ITEM, *SCORE}):
+        raise UserError(f"{path}: the fields are separated by {other!r}; separate them by commas")
     if not set(header) & set(ITEM):
         return _from_lines(path, header)
     if len(set(header)) < len(header):
@@ -122,6 +125,14 @@ def from_trec(path: Path) -> Pairs:
     table = table[words == 6]
     scores = _numbers(path, pa.array(table[4], from_pandas=True), table.index.to_numpy() + 1)
     (request, requests), (item, items) = (pd.factorize(table[i]) for i in (0, 2))
+    rank = pd.to_numeric(table[3], errors="coerce").to_numpy(np.float64)
+    order = np.lexsort((rank, request))
+    inside = np.diff(request[order]) == 0
+    down, up = np.diff(rank[order])[inside] > 0, np.diff(scores[order])[inside] > 0
+    if len(up) and (down & up).all():
+        raise UserError(
+            f"{path}: every score rises with its rank, but the best must have the highest score; negate them"
+        )
     return Pairs(request, requests.to_numpy(object), item, items.to_numpy(object), scores)
 
 

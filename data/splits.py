@@ -7,6 +7,7 @@ one moment, for rerankers that leave-one-out flatters: there, training data of o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -133,7 +134,11 @@ class Temporal:
             validation=phase(before_valid, before_test),
             test=phase(before_test, sequences.lengths),
         )
-        notes = [f"training ends at {valid_from}, validation at {test_from} (seconds since 1970)"]
+        ends = [f"{datetime.fromtimestamp(int(moment), UTC):%Y-%m-%d %H:%M}" for moment in (valid_from, test_from)]
+        notes = [
+            f"training ends at {ends[0]}, validation at {ends[1]} (UTC); {len(split.test):,} of {len(users):,} users "
+            "have items before and after the test's start"
+        ]
         return _finish(split, dataset, notes)
 
 

@@ -98,7 +98,8 @@ class Experiment:
         config = {name: self.resolved[name] for name in ("protocol", "reranker", "seed")} | {"candidates": self._drawn}
         if self.reranker.trains:
             config["trainer"] = {k: v for k, v in self.resolved["trainer"].items() if k not in NO_NUMBER}
-        contents = [file_sha256(path) for path in (*self.candidates.files, *self.reranker.files) if path.is_file()]
+        files = [path for path in (*self.candidates.files, *self.reranker.files) if path.is_file()]
+        contents = [path.suffix + file_sha256(path) for path in files]
         config["reranker"] = {k: v for k, v in config["reranker"].items() if k != "path"}
         return sha256(dataset.sha256, *contents, canonical([VERSION, config]))[:10]
 

@@ -33,6 +33,7 @@ OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
 
 left_out: list[str] = []  # one sentence for each job of a sweep that could not be composed
 failed: list[Exception] = []  # of a single run
+failed_jobs: list[str] = []  # of a sweep, one sentence each
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -56,7 +57,8 @@ def launch(main: Callable[[], Any]) -> None:
         OSError,
         YAMLError,
     ) as error:  # OSError: no space, no permission
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        many = f"{len(failed_jobs)} jobs of the sweep failed; the first: {failed_jobs[0]}" if failed_jobs else ""
+        print(f"error: {many or sentence(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
@@ -94,7 +96,8 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             if not sweeping:
                 failed.append(error)
                 return None
-            log.error("job failed: %s", sentence(error))
+            failed_jobs.append(f"{' '.join(HydraConfig.get().overrides.task)}: {sentence(error)}")
+            log.error("job failed: %s", failed_jobs[-1])
             raise
         except Exception as error:
             if sweeping:

@@ -7,6 +7,7 @@ Keys of metrics.json (final values only, no times, so that a repeat is identical
     test/chance/..  chance_low/..  chance_high/..    a random order: exact mean, 95 % interval
     test/first_stage/..  popularity/..  planted/..   other rows on the same requests
     test/ceiling/..                                  a perfect order of the same candidates
+    test/share_with_a_hit  share_unscored            requests with a relevant candidate; candidates left unranked
     test/conditional/[chance/|first_stage/]..        only requests whose candidates hold a relevant item
     test/vs_<row>/<statistic>                        paired comparison of the primary metric
 """
@@ -64,6 +65,9 @@ def summarize(
     if test.requests.candidates is not None:
         share = evaluated.ranks.found / np.maximum(evaluated.ranks.n_relevant, 1)
         out[f"ceiling/recall_at_{test.requests.width}"] = float(share.mean())
+        if evaluated.items is not None:
+            listed = (test.requests.candidates >= 0).sum()
+            out["share_unscored"] = 1 - float((evaluated.items >= 0).sum() / max(listed, 1))
         if 0 < found.sum() < len(found):
             for name in names:
                 out[f"conditional/{name}"] = float(evaluated.values[name][found].mean())

@@ -103,7 +103,9 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
     if name != "first_stage":
         smallest = metrics["test/vs_first_stage/smallest_difference"]
         tail = f"; at {speed}; the smallest difference to it that this test set can show is {smallest:.4f}"
-    text = f"{display(primary)}: {parts[0]}; {'; '.join(parts[1:])}{tail}."
+    unscored = metrics.get("test/share_unscored", 0)
+    only = f" (only {1 - unscored:.0%} of the candidates were scored; the others count as missed)" if unscored else ""
+    text = f"{display(primary)}{only}: {parts[0]}; {'; '.join(parts[1:])}{tail}."
     if f"test/conditional/{primary}" in metrics and name != "first_stage":
         own, first, chance = (metrics[f"test/conditional/{row}{primary}"] for row in ("", "first_stage/", "chance/"))
         text += (
@@ -115,7 +117,7 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
 
 def _against(metrics: dict[str, float], row: str, label: str) -> str:
     difference, low, high, p = (metrics[f"test/vs_{row}/{name}"] for name in ("difference", "low", "high", "p_holm"))
-    size = f"{difference:+.4f} \\[{low:+.4f}, {high:+.4f}], p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    size = f"{difference:+.4f} \\[{low:+.4f}, {high:+.4f}], Holm p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     if p >= ALPHA:
         return f"cannot be told from {label} ({size})"
     return f"{'beats' if difference > 0 else 'is worse than'} {label} by {size}"

@@ -77,6 +77,11 @@ class ScoresFromFile(Reranker):
         """[R] the file's row of each request, -1 where it has none."""
         assert requests.names is not None
         user = self.requests.get_indexer(pd.Index(requests.names))
+        if len(user) and (user < 0).all():
+            raise UserError(
+                f"{self.path} scores none of the {len(user):,} users (it has {self.requests[0]!r}, the dataset "
+                f"{requests.names[0]!r}); give the dataset's own user ids"
+            )
         if (user < 0).any() and self.missing_requests == "error":
             raise UserError(
                 f"{self.path} has no scores for user {requests.names[np.argmin(user)]} ({(user < 0).sum():,} of "

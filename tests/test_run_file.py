@@ -112,6 +112,37 @@ def test_validation_lists_are_never_test_lists(demo: Dataset, split: Split, tmp_
         read(tmp_path / "validation.parquet", None)
 
 
+def test_lists_that_fit_the_data_but_not_the_split(demo: Dataset, split: Split, tmp_path: Path) -> None:
+    table = lists(demo, split)
+    wanted = {"validation": split.validation.relevant.values, "test": split.test.relevant.values}
+    for phase, items in wanted.items():  # lists without the target of their phase
+        own = table["phase"] == phase
+        targets = dict(zip(demo.user_id[split.test.ids], demo.catalog.id[items], strict=True))
+        cut = table[own].copy()
+        cut["candidates"] = [
+            [item for item in row if item != targets[user]]
+            for user, row in zip(cut["request"], cut["candidates"], strict=True)
+        ]
+        pd.concat([table[~own], cut]).to_parquet(path := tmp_path / f"{phase}.parquet")
+        with pytest.raises(UserError, match=f"none of the 120 {phase} lists .* holds a relevant item"):
+            prepare(demo, split, Candidates(mode="file", path=str(path)), tmp_path, "x")
+    table["request"] = "x" + table["request"]
+    table.to_parquet(path)
+    with pytest.raises(UserError, match="has none of the 120 validation users"):
+        prepare(demo, split, Candidates(mode="file", path=str(path)), tmp_path, "x")
+
+
+def test_unused_lists_and_items_of_the_history_are_told(
+    demo: Dataset, split: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = lists(demo, split)
+    more = table.tail(1).assign(request="somebody")
+    pd.concat([table, more]).to_parquet(path := tmp_path / "mine.parquet")
+    prepare(demo, split, Candidates(mode="file", path=str(path)), tmp_path, "x")
+    assert "1 lists are of users without a test request" in caplog.text
+    assert "of the listed items are in the user's history and stay" in caplog.text
+
+
 def test_scores_of_the_test_phase_are_read_and_foreign_items_are_told(
     config: Callable[..., Any], demo: Dataset, split: Split, tmp_path: Path
 ) -> None:

@@ -78,6 +78,13 @@ def test_what_is_missing_is_said(tmp_path: Path, config: Callable[..., Any]) -> 
         load(tmp_path, "\n\n")
     with pytest.raises(UserError, match="record 2: no item_id"):
         load(tmp_path, "u 1 2 3\n", [{"item_id": 1}, {"title": "x"}])
+    with pytest.raises(UserError, match="record 2: the item_id 1 stands there a second time"):
+        load(tmp_path, "u 1 2 3\n", [{"item_id": 1}, {"item_id": 1}])
+    with pytest.raises(UserError, match=r"has none of the items .* \(it has 'i1', the other '1'\)"):
+        load(tmp_path, "u 1 2 3\n", [{"item_id": "i1"}])
+    for ratings in ("u,1,2\nv,1,2\n", "u 1 5 100\nu 2 5 101\nu 3 5 102\n"):
+        with pytest.raises(UserError, match="is not a file of sequences"):
+            load(tmp_path, ratings, on_bad_row="skip")
 
 
 def test_shared_beauty_has_the_published_counts(shared_data: Path, config: Callable[..., Any]) -> None:

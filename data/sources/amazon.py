@@ -99,7 +99,7 @@ class AmazonReviews(Source):
             names = [path.name for path in sorted(folder.iterdir()) if path.name.endswith(ENDINGS) and path.is_file()]
             about = [name for name in names if name.startswith("meta_")]
             other = [name for name in names if name not in about]
-            known = [name for name in other if name.startswith("reviews_") or "_5.json" in name]
+            known = [name for name in other if name.startswith("reviews_") or ".jsonl" not in name]
             return (
                 folder / the_one(folder, names, "reviews", self.reviews, known or other),
                 folder / the_one(folder, names, "metadata", self.metadata, about),

@@ -43,7 +43,13 @@ class Sequences(Source):
         events = read_sequences(folder / self.sequences, self.on_bad_row, notes)
         if self.items:
             items = read_items(folder / self.items)
-            if unknown := len(set(events["item"]) - set(items.index)):
+            touched = set(events["item"])
+            if touched and touched.isdisjoint(items.index):
+                raise UserError(
+                    f"{self.items} has none of the items of {self.sequences} (it has {items.index[0]!r}, the other "
+                    f"{events['item'].iloc[0]!r}); give the same ids, or dataset.items=null"
+                )
+            if unknown := len(touched - set(items.index)):
                 notes.append(f"{unknown:,} items are not in {self.items} and have no text")
         else:
             items = pd.DataFrame(index=pd.Index(events["item"].unique()))
@@ -66,6 +72,11 @@ def read_sequences(path: Path, on_bad_row: str, notes: list[str]) -> pd.DataFram
     user = words[first]
     twice = pd.Index(user).duplicated()
     bad = (length < 2) | twice
+    if len(bad) and bad.mean() > 0.5:
+        raise UserError(
+            f"{path} is not a file of sequences: each line must be `user item item ...`, separated by blanks, one "
+            "line a user; for a file of ratings write a reader (README, Add a dataset)"
+        )
     if bad.any() and on_bad_row == "error":
         at = int(np.argmax(bad))
         problem = f"user {user[at]} stands there a second time" if twice[at] else f"user {user[at]} has no item"
@@ -94,6 +105,9 @@ def read_items(path: Path) -> pd.DataFrame:
         if record.get("item_id") in (None, ""):
             raise UserError(f"{path}, record {number}: no item_id; each item needs one")
     index = pd.Index([str(record["item_id"]) for record in records], dtype=object)
+    if index.has_duplicates:
+        at = int(np.argmax(index.duplicated()))
+        raise UserError(f"{path}, record {at + 1}: the item_id {index[at]} stands there a second time; give it once")
     columns: dict[str, Any] = {
         name: [clean(record.get(name)) for record in records]
         for name in TEXTS
