@@ -96,7 +96,7 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             if not sweeping:
                 failed.append(error)
                 return None
-            failed_jobs.append(f"{' '.join(HydraConfig.get().overrides.task)}: {sentence(error)}")
+            failed_jobs.append(f"{sentence(error)} ({' '.join(HydraConfig.get().overrides.task)})")
             log.error("job failed: %s", failed_jobs[-1])
             raise
         except Exception as error:
