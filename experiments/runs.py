@@ -97,12 +97,17 @@ class Run:
         self.wall_from = time.perf_counter() - last["wall_seconds"]
         self.cpu_from = time.process_time() - last["cpu_seconds"]
 
+    @property
+    def elapsed(self) -> float:
+        """Wall seconds of training, those before an interruption included."""
+        return time.perf_counter() - self.wall_from
+
     def log(self, values: dict[str, float], step: int) -> list[dict[str, Any]]:
         """Appends one curve point for each value; `epoch` among them dates the others. Returns the points."""
         epoch = values.get("epoch", 0.0)
         clocks = {
             "cpu_seconds": round(time.process_time() - self.cpu_from, 3),
-            "wall_seconds": round(time.perf_counter() - self.wall_from, 3),
+            "wall_seconds": round(self.elapsed, 3),
             "timestamp": int(time.time() * 1000),
         }
         points = [
@@ -131,8 +136,7 @@ class Run:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         save(partial)
-        seconds = time.perf_counter() - self.wall_from
-        write_json(partial / "training.json", {"seconds": seconds, **record})
+        write_json(partial / "training.json", record)
         partial.replace(self.folder / "model")
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 

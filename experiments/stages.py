@@ -105,12 +105,15 @@ def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
     reranker.checkpoints = run.checkpoints
     with experiment.clock("train"):
         reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)
+    seconds = run.elapsed
     with experiment.clock("validate"):
         valid = validated(reranker, data)
     if experiment.protocol.refit_on_validation and not reranker.files:
+        before = run.elapsed
         with experiment.clock("refit"):
             reranker = _refit(experiment, run, data)
-    run.save_model(reranker.save, {"valid": valid, **trained_on(experiment, data.dataset)})
+        seconds += run.elapsed - before
+    run.save_model(reranker.save, {"seconds": seconds, "valid": valid, **trained_on(experiment, data.dataset)})
     return reranker
 
 
