@@ -159,7 +159,7 @@ def _check(file: RunFile, name: str, requests: Requests, relevance: Relevance) -
             "another phase or protocol?"
         )
     if len(requests) and (unused := len(file.requests) - len(requests)) > 0:
-        log.warning("  %s: %s lists are of users without a %s request", file.path.name, f"{unused:,}", name)
+        log.warning("  %s: %s lists are of users whom the %s does not ask about", file.path.name, f"{unused:,}", name)
     seen = np.zeros(requests.candidates.shape, dtype=bool)
     for start in range(0, len(seen), ROWS):
         rows = slice(start, start + ROWS)

@@ -43,11 +43,13 @@ class ScoresFromFile(Reranker):
         run = lists_of(Path(self.path), "reranker.path", "test")
         if run is None:
             raise UserError(f"reranker.path={self.path} has no row with phase=test")
-        if not np.isin(run.items, dataset.catalog.id).any():
-            raise UserError(
-                f"{self.path} scores none of the {len(dataset.catalog):,} items of {dataset.name} (it has "
-                f"{run.items[0]!r}, the dataset {dataset.catalog.id[0]!r}); give the dataset's own item ids"
-            )
+        users = dataset.user_id[split.test.ids]
+        for what, given, known in (("user", run.requests, users), ("item", run.items, dataset.catalog.id)):
+            if not np.isin(given, known).any():
+                raise UserError(
+                    f"{self.path} scores none of the {len(known):,} {what}s of {dataset.name} (it has {given[0]!r}, "
+                    f"the dataset {known[0]!r}); give the dataset's own {what} ids"
+                )
         self.requests, self.items = pd.Index(run.requests), pd.Index(run.items)
         pairs = run.row * len(run.items) + run.item
         order = np.argsort(pairs)
@@ -77,11 +79,6 @@ class ScoresFromFile(Reranker):
         """[R] the file's row of each request, -1 where it has none."""
         assert requests.names is not None
         user = self.requests.get_indexer(pd.Index(requests.names))
-        if len(user) and (user < 0).all():
-            raise UserError(
-                f"{self.path} scores none of the {len(user):,} users (it has {self.requests[0]!r}, the dataset "
-                f"{requests.names[0]!r}); give the dataset's own user ids"
-            )
         if (user < 0).any() and self.missing_requests == "error":
             raise UserError(
                 f"{self.path} has no scores for user {requests.names[np.argmin(user)]} ({(user < 0).sum():,} of "

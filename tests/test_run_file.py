@@ -139,7 +139,7 @@ def test_unused_lists_and_items_of_the_history_are_told(
     more = table.tail(1).assign(request="somebody")
     pd.concat([table, more]).to_parquet(path := tmp_path / "mine.parquet")
     prepare(demo, split, Candidates(mode="file", path=str(path)), tmp_path, "x")
-    assert "1 lists are of users without a test request" in caplog.text
+    assert "1 lists are of users whom the test does not ask about" in caplog.text
     assert "of the listed items are in the user's history and stay" in caplog.text
 
 
@@ -288,6 +288,11 @@ def test_a_request_without_scores_is_an_error_or_a_miss(
     folders = [f for f in (tmp_path / "runs").iterdir() if (f / "manifest.json").exists()]
     per_request = pd.read_parquet(folders[0] / "per_request.parquet").set_index("request")
     assert per_request.loc[first, "recall_at_20"] == 0
+    experiment = configure(config(*words, "reranker.missing_requests=empty"))
+    experiment.reranker.fit(demo, split, None, lambda values, step: None)
+    requests = prepare(demo, split, experiment.candidates, tmp_path, "x").test
+    alone = requests.take(np.flatnonzero(requests.names == first))
+    assert len(alone) == 1 and np.isneginf(experiment.reranker.score(alone)).all(), "a slice of missing requests"
     assert any(
         "1 of 120 requests have no score" in label for label in read_json(folders[0] / "manifest.json")["labels"]
     )
