@@ -36,7 +36,7 @@ UNUSED = {
     "full": ("size", "presentation", "negatives"),
     "file": ("size", "negatives", "retriever", "path", "validation_path"),
 }
-VERSION = 2  # raised when the same config would give other numbers
+VERSION = 3  # raised when the same config would give other numbers
 
 
 @dataclass

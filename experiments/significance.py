@@ -34,10 +34,12 @@ def bootstrap_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tu
     rng = np.random.default_rng(seed)
     n = len(values)
     chunk = max(1, CHUNK // max(n, 1))
-    means = [
-        rng.multinomial(n, np.full(n, 1 / n), size=min(chunk, RESAMPLES - start)) @ values / n
-        for start in range(0, RESAMPLES, chunk)
-    ]
+    means = []
+    for start in range(0, RESAMPLES, chunk):
+        rows = np.arange(min(chunk, RESAMPLES - start))[:, None]
+        drawn = rng.integers(0, n, size=(len(rows), n)) + rows * n
+        counts = np.bincount(drawn.ravel(), minlength=len(rows) * n).reshape(len(rows), n)
+        means.append(counts.astype(np.float64) @ values / n)
     tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
     return low, high
