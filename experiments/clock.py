@@ -19,6 +19,9 @@ class Clock:
         (Linux), else of the process so far."""
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is in memory now
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
         yield
         before = self.stages.get(stage, {"seconds": 0.0, "peak_memory_mb": 0.0})
