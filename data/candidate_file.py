@@ -5,11 +5,12 @@ request             user id
 candidates          list of item ids, in the order in which a reranker meets them
 first_stage_scores  list of float32
 
-It is read back by `data.run_file`, which also reads lists made elsewhere in other forms.
+It is read back by `data.run_file`, which also reads lists made elsewhere (`candidates=file`) in other forms.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.dataset import Dataset, Ragged
+from data.dataset import Dataset, Ragged, Relevance, Requests, sha256
 from data.errors import UserError
-from data.run_file import RunFile
+from data.files import file_sha256
+from data.run_file import ONLY, RunFile, lists_of, read_run_file
 
+log = logging.getLogger(__name__)
+ROWS = 1024  # requests whose histories are looked at together
 Lists = tuple[np.ndarray, np.ndarray]  # items int32 [R, N], -1 padded, and their first-stage scores float32 [R, N]
 
 
@@ -77,3 +81,42 @@ def to_lists(file: RunFile, dataset: Dataset, users: np.ndarray, name: str, miss
     items, scores = np.full(shape, -1, dtype=np.int32), np.full(shape, -np.inf, dtype=np.float32)
     items[row, column], scores[row, column] = item, file.scores[pairs.values]
     return items, scores
+
+
+def made_elsewhere(path: Path, validation_path: str | None) -> tuple[dict[str, RunFile], str]:
+    """Phase -> its lists, and a hash of the files. There may be none for validation."""
+    found = read_run_file(path, "candidates.path")
+    files = {"test": found[ONLY]} if ONLY in found else found
+    if "test" not in files:
+        raise UserError(f"{path} has no row with phase=test; its phases are {', '.join(found)}")
+    if validation_path is None:
+        return files, file_sha256(path)
+    if "validation" in files:
+        raise UserError(f"{path} has validation lists already; leave out candidates.validation_path={validation_path}")
+    other = Path(validation_path)
+    validation = lists_of(other, "candidates.validation_path", "validation")
+    if validation is None:
+        raise UserError(f"candidates.validation_path={validation_path} has no row with phase=validation")
+    return files | {"validation": validation}, sha256(file_sha256(path), file_sha256(other))
+
+
+def check_lists(file: RunFile, name: str, requests: Requests, relevance: Relevance) -> None:
+    """Lists that fit the dataset but not the split: no target in any is an error, what may be meant is told."""
+    assert requests.candidates is not None
+    wanted, row = relevance.items.values, relevance.items.row_of_value
+    if len(wanted) and not (requests.candidates[row] == wanted[:, None]).any():
+        raise UserError(
+            f"none of the {len(requests):,} {name} lists of {file.path} holds a relevant item; were they made for "
+            "another phase or protocol?"
+        )
+    if len(requests) and (unused := len(file.requests) - len(requests)) > 0:
+        log.warning("  %s: %s lists are of users whom the %s does not ask about", file.path.name, f"{unused:,}", name)
+    seen = 0
+    for start in range(0, len(requests), ROWS):
+        part = requests.take(slice(start, start + ROWS))
+        history = np.zeros((len(part), len(part.catalog) + 1), dtype=bool)  # the last column is the padding's
+        history[part.histories.row_of_value, part.histories.values] = True
+        seen += int(np.take_along_axis(history, part.candidates, axis=1).sum())  # type: ignore[arg-type]
+    if seen:
+        share = seen / (requests.candidates >= 0).sum()
+        log.warning("  %s: %.1f%% of the listed items are in the user's history and stay", file.path.name, 100 * share)

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from data.candidate_file import Lists, to_lists, write_lists
-from data.dataset import Dataset, Relevance, Requests, sha256
+from data.candidate_file import Lists, check_lists, made_elsewhere, to_lists, write_lists
+from data.dataset import Dataset, Relevance, Requests
 from data.errors import UserError, check_seed, in_range, one_of
 from data.files import file_sha256
 from data.keys import NEGATIVES_OF_TEST, NEGATIVES_OF_VALIDATION, SHUFFLE, SUBSET, TIES, keys
@@ -26,7 +26,7 @@ from data.negatives import sample
 from data.progress import bar
 from data.ranking import best, composite, mask_seen
 from data.retrievers import EASE, Retriever
-from data.run_file import ONLY, RunFile, lists_of, read_run_file
+from data.run_file import read_run_file
 from data.splits import Phase, Split
 
 ROWS = 1024  # requests scored against the whole catalogue at a time
@@ -105,98 +105,32 @@ def prepare(
         "validation": subset(split.validation, max_validation_requests, candidates.seed),
         "test": subset(split.test, max_requests, candidates.seed),
     }
-    path = cache / "candidates" / f"{identity}.parquet"
     if candidates.mode == "file":
-        return _from_files(dataset, phases, candidates)
-    if not path.exists():
-        if candidates.mode != "full" and candidates.size > len(dataset.catalog):
-            raise UserError(
-                f"candidates.size={candidates.size} exceeds the catalogue's {len(dataset.catalog)} items; "
-                "choose a smaller size or candidates=full"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if not path.exists():
-                _write(path, dataset, split, phases, candidates, filter_seen, refit_on_validation)
-    lists = read_run_file(path, "candidates")
-    return _prepared(dataset, phases, {name: lists[name] for name in phases}, candidates, path, file_sha256(path))
-
-
-def _from_files(dataset: Dataset, phases: dict[str, Phase], candidates: Candidates) -> Prepared:
-    """Lists made elsewhere. Without any for validation there is no validation, which training needs."""
-    path, other = Path(str(candidates.path)), candidates.validation_path
-    digest = file_sha256(path) if path.is_file() else ""
-    found = read_run_file(path, "candidates.path")
-    test, validation = found.get("test", found.get(ONLY)), found.get("validation")
-    if test is None:
-        raise UserError(f"{path} has no row with phase=test; its phases are {', '.join(found)}")
-    if other is not None:
-        if validation is not None:
-            raise UserError(f"{path} has validation lists already; leave out candidates.validation_path={other}")
-        validation = lists_of(Path(other), "candidates.validation_path", "validation")
-        if validation is None:
-            raise UserError(f"candidates.validation_path={other} has no row with phase=validation")
-        digest = sha256(digest, file_sha256(Path(other)))
-    if validation is None:
-        phases = phases | {"validation": phases["validation"].take(slice(0, 0))}
-    lists = {"validation": validation or test, "test": test}
-    prepared = _prepared(dataset, phases, lists, candidates, path, digest)
-    for name, requests, relevance in (
-        ("validation", prepared.validation, prepared.validation_relevance),
-        ("test", prepared.test, prepared.test_relevance),
-    ):
-        _check(lists[name], name, requests, relevance)
-    return prepared
-
-
-def _check(file: RunFile, name: str, requests: Requests, relevance: Relevance) -> None:
-    """Lists that fit the dataset but not the split: no target in any is an error, what may be meant is told."""
-    assert requests.candidates is not None
-    wanted, row = relevance.items.values, relevance.items.row_of_value
-    if len(wanted) and not (requests.candidates[row] == wanted[:, None]).any():
-        raise UserError(
-            f"none of the {len(requests):,} {name} lists of {file.path} holds a relevant item; were they made for "
-            "another phase or protocol?"
-        )
-    if len(requests) and (unused := len(file.requests) - len(requests)) > 0:
-        log.warning("  %s: %s lists are of users whom the %s does not ask about", file.path.name, f"{unused:,}", name)
-    seen = np.zeros(requests.candidates.shape, dtype=bool)
-    for start in range(0, len(seen), ROWS):
-        rows = slice(start, start + ROWS)
-        history = requests.histories.take(rows)
-        taken = np.zeros((len(history), len(requests.catalog) + 1), dtype=bool)  # the last column is the padding's
-        taken[history.row_of_value, history.values] = True
-        seen[rows] = np.take_along_axis(taken, requests.candidates[rows], axis=1)
-    if seen.any():
-        share = seen.sum() / (requests.candidates >= 0).sum()
-        log.warning("  %s: %.1f%% of the listed items are in the user's history and stay", file.path.name, 100 * share)
-
-
-def _prepared(
-    dataset: Dataset,
-    phases: dict[str, Phase],
-    files: dict[str, RunFile],
-    candidates: Candidates,
-    path: Path,
-    digest: str,
-) -> Prepared:
-    requests = {
-        name: to_requests(
-            dataset,
-            phase,
-            to_lists(files[name], dataset, phase.ids, name, candidates.missing_requests),
-            candidates,
-        )
-        for name, phase in phases.items()
-    }
-    return Prepared(
-        requests["validation"],
-        Relevance(phases["validation"].relevant),
-        requests["test"],
-        Relevance(phases["test"].relevant),
-        digest,
-        path,
-    )
+        path = Path(str(candidates.path))
+        files, digest = made_elsewhere(path, candidates.validation_path)
+        if "validation" not in files:  # which training needs, and nothing else
+            files["validation"] = files["test"]
+            phases["validation"] = phases["validation"].take(slice(0, 0))
+    else:
+        path = cache / "candidates" / f"{identity}.parquet"
+        if not path.exists():
+            if candidates.mode != "full" and candidates.size > len(dataset.catalog):
+                raise UserError(
+                    f"candidates.size={candidates.size} exceeds the catalogue's {len(dataset.catalog)} items; "
+                    "choose a smaller size or candidates=full"
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):
+                if not path.exists():
+                    _write(path, dataset, split, phases, candidates, filter_seen, refit_on_validation)
+        files, digest = read_run_file(path, "candidates"), file_sha256(path)
+    requests, relevance = {}, {}
+    for name, phase in phases.items():
+        lists = to_lists(files[name], dataset, phase.ids, name, candidates.missing_requests)
+        requests[name], relevance[name] = to_requests(dataset, phase, lists, candidates), Relevance(phase.relevant)
+        if candidates.mode == "file":
+            check_lists(files[name], name, requests[name], relevance[name])
+    return Prepared(requests["validation"], relevance["validation"], requests["test"], relevance["test"], digest, path)
 
 
 def subset(phase: Phase, limit: int | None, seed: int) -> Phase:

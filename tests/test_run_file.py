@@ -253,7 +253,11 @@ def test_a_run_of_known_order_gives_the_metrics_of_ir_measures(
 
 
 def test_scores_made_elsewhere_are_labelled_saved_and_part_of_the_identity(
-    config: Callable[..., Any], demo: Dataset, split: Split, tmp_path: Path
+    config: Callable[..., Any],
+    demo: Dataset,
+    split: Split,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "mine.trec"
     trec_run(demo, split, path, keep=0.5)
@@ -265,6 +269,10 @@ def test_scores_made_elsewhere_are_labelled_saved_and_part_of_the_identity(
     assert "scores made elsewhere, mine.trec" in manifest["labels"]
     assert any(label.endswith("of the candidates have no score and are not ranked") for label in manifest["labels"])
     assert metrics["test/recall_at_10"] < metrics["test/ceiling/recall_at_10"]
+    listed = pd.read_parquet(folder / "per_request.parquet")["n_candidates"].sum()
+    unscored = 1 - len(pd.read_parquet(folder / "predictions.parquet")) / listed
+    assert metrics["test/share_unscored"] == pytest.approx(unscored) and 0.3 < unscored < 0.7
+    assert f"(only {1 - unscored:.0%} of the candidates were scored" in capsys.readouterr().out
     again = tmp_path / "moved.trec"
     path.rename(again)
     train(config("reranker=file", f"reranker.path={again}", "reranker.name=mine"))
@@ -272,6 +280,10 @@ def test_scores_made_elsewhere_are_labelled_saved_and_part_of_the_identity(
     again.write_text(again.read_text().replace(" mine", " x").replace("0.5 x", "0.75 x"))
     train(config("reranker=file", f"reranker.path={again}", "reranker.name=mine"))
     assert len(list((tmp_path / "runs").iterdir())) == 2
+    root = tmp_path / "refit"
+    train(config("reranker=file", f"reranker.path={again}", "protocol.refit_on_validation=true", root=root))
+    labels = read_json(only_run(root) / "manifest.json")["labels"]
+    assert "the first stage was refit on training + validation for the test" in labels
 
 
 def test_a_request_without_scores_is_an_error_or_a_miss(

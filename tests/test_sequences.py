@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.dataset import Dataset
+from data.candidates import Candidates, prepare
+from data.dataset import Dataset, Requests
 from data.errors import UserError
+from data.retrievers import Popularity
 from data.sources.sequences import Sequences
 from data.splits import LeaveOneOut, Temporal
 from experiments.config import configure
+from experiments.evaluation import Evaluator
 
 
 def load(folder: Path, text: str, items: list[dict[str, Any]] | None = None, **settings: Any) -> Dataset:
@@ -96,3 +99,26 @@ def test_shared_beauty_has_the_published_counts(shared_data: Path, config: Calla
     assert len(split.test) == 22_363 and (split.train.histories.lengths >= 3).all()
     numbers = dataset.catalog.id.astype(np.int64)
     assert abs(np.corrcoef(numbers, np.arange(len(numbers)))[0, 1]) < 0.03, "row numbers carry no order of appearance"
+
+
+@pytest.mark.parametrize("numbering", ["the file's", "ours"])
+def test_last_id_plus_one_works_on_the_files_numbers_alone(
+    numbering: str, shared_data: Path, config: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = f"dataset.path={shared_data / 'amazon-beauty'}"
+    dataset = configure(config("dataset=beauty_sequences", path, small=False)).source.load(shared_data)
+    number = dataset.catalog.id.astype(np.int64) if numbering == "the file's" else np.arange(len(dataset.catalog))
+    full = Candidates(mode="full", retriever=Popularity())
+    got = prepare(
+        dataset, LeaveOneOut().split(dataset), full, tmp_path, "x", max_requests=4000, max_validation_requests=10
+    )
+    evaluator = Evaluator(got.test, got.test_relevance, ["ndcg"], [10], 0)
+
+    def next_number(requests: Requests) -> np.ndarray:
+        ahead = number - number[requests.histories.last(1)]
+        return -np.where(ahead > 0, ahead, 10**6).astype(np.float32)
+
+    result = evaluator(next_number)
+    chance, _, high = evaluator.chance(result.ranks).interval("ndcg_at_10")
+    ndcg = result.means["ndcg_at_10"]
+    assert ndcg > 20 * high if numbering == "the file's" else ndcg < chance + 2 * (high - chance)
