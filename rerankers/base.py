@@ -106,6 +106,10 @@ class Reranker:
     order_sensitive: ClassVar[bool] = False  # may scores depend on the order of the candidates
     validates: ClassVar[bool] = True  # whether it can score validation requests
     trains: ClassVar[bool] = False  # whether `fit` trains by the trainer's arguments; if not, no validation is run
+    redraws = True  # whether each epoch draws its training rows anew; the preflight overfits fixed ones
+
+    def build(self, dataset: Dataset, split: Split) -> None:
+        """Makes the model that `fit` begins with; of what does not train, nothing."""
 
     def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
         """Learns from split.train. `validate` gives ranking metrics on validation requests; `log` takes curves."""
@@ -133,8 +137,17 @@ class Reranker:
         """The training loss of a model that knows nothing, in nats; None without a loss."""
         return None
 
+    def inputs(self, requests: Requests) -> list[str]:
+        """The text that the model reads of each request, whole; nothing of a model that reads ids."""
+        return []
+
     def facts(self, requests: Requests) -> dict[str, np.ndarray]:
-        """What cost and diagnosis need from inside, e.g. `parameters` = [trainable, total]."""
+        """What cost and diagnosis need from inside; of these what the model has, once it is built:
+
+        parameters [trainable, total]; training_rows [1], rows of an epoch; weight_change [1], by training, relative;
+        label_ids [N], token ids of the candidates' labels; prompt_lengths [R] in tokens, shortened [R] bool;
+        trained_prompt and scored_prompt [K] int64, hashes of training prompts as trained and as scored.
+        """
         return {}
 
 

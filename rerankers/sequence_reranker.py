@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, Trainer, TrainerCallback
+from transformers import BertConfig, Trainer
 
 from data.dataset import Dataset, Ragged, Requests
 from data.errors import UserError, in_range
@@ -23,7 +23,15 @@ from data.splits import Split
 from rerankers.base import Log, Reranker, Validate
 from rerankers.item_ids import load_item_ids, rows_in, save_item_ids
 from rerankers.item_transformer import MASK, PAD, SPECIAL, ItemTransformer
-from rerankers.training import RankingEvaluation, device, seed_everything, train, training_arguments
+from rerankers.training import (
+    RankingEvaluation,
+    SetEpoch,
+    device,
+    seed_everything,
+    train,
+    training_arguments,
+    training_facts,
+)
 
 ARCHITECTURE = "max_length hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
 UNKNOWN = float(np.finfo(np.float32).min)  # score of an item the model never knew: last, but ranked
@@ -86,26 +94,29 @@ class SequenceReranker(Reranker):
         """The earliest end of a randomly cropped row."""
         return np.full_like(lengths, 2)
 
-    def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
+    def build(self, dataset: Dataset, split: Split) -> None:
         seed_everything(self.seed)
         self.item_ids = dataset.catalog.id
         n_items = len(self.item_ids)
         self.model = ItemTransformer(self._config(n_items), self.label_smoothing, self._negatives(n_items)).to(
             device()
         )
+        self.rows = SequenceRows(split.train.histories, self)
+
+    def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
+        self.build(dataset, split)
         if self.trainer.num_train_epochs == 0:
             return
-        rows = SequenceRows(split.train.histories, self)
         trainer = RankingTrainer(
             score=self.score,
             validate=validate,
             model=self.model,
             args=training_arguments(self, validate is not None),
-            train_dataset=rows,
+            train_dataset=self.rows,
             data_collator=lambda batch: batch,
-            callbacks=[SetEpoch(rows)],
+            callbacks=[SetEpoch(self.rows)] if self.redraws else [],
         )
-        train(trainer, self, log, math.log(n_items))
+        self.weight_change = train(trainer, self, log, math.log(len(self.item_ids)))
         self.model.eval()
 
     def _negatives(self, n_items: int) -> int | None:
@@ -184,8 +195,7 @@ class SequenceReranker(Reranker):
         return math.log(len(requests.catalog))
 
     def facts(self, requests: Requests) -> dict[str, np.ndarray]:
-        sizes = [(p.numel() if p.requires_grad else 0, p.numel()) for p in self.model.parameters()]
-        return {"parameters": np.sum(sizes, axis=0)}
+        return training_facts(self)
 
 
 class RankingTrainer(RankingEvaluation, Trainer):  # type: ignore[misc]
@@ -218,13 +228,3 @@ class SequenceRows(torch.utils.data.Dataset):
             "tokens": torch.from_numpy(tokens.astype(np.int64)),
             "labels": torch.from_numpy(labels.astype(np.int64)),
         }
-
-
-class SetEpoch(TrainerCallback):
-    """Tells the rows which epoch it is. (accelerate's own `set_epoch` does not reach them when it skips batches.)"""
-
-    def __init__(self, rows: SequenceRows) -> None:
-        self.rows = rows
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.rows.epoch = math.floor(state.epoch or 0)

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -94,8 +95,11 @@ class RankingEvaluation:
         return metrics
 
 
-def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | None = None) -> None:
-    """Trains, continuing from the last whole checkpoint, and leaves the best model (by validation) in place."""
+def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | None = None) -> float:
+    """Trains, continuing from the last whole checkpoint, and leaves the best model (by validation) in place.
+
+    Returns how far the trained weights moved, relative to where they began or were continued from.
+    """
     folder = Path(str(trainer.args.output_dir))
     patience = reranker.trainer.early_stopping_patience
     if trainer.args.eval_strategy != "no" and patience:
@@ -104,16 +108,36 @@ def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | N
     for callback in (MarkComplete(), Forward(log, chance_loss), Progress(chance_loss)):
         trainer.add_callback(callback)
     checkpoint = last_checkpoint(folder)
+    before = sample_of_weights(trainer.model)
     if checkpoint is None:
         trainer.train()
-        return
-    log_.info("continuing from %s", checkpoint)
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    if state.global_step < state.max_steps and not stopped(state, trainer.args, patience):
-        trainer.train(resume_from_checkpoint=str(checkpoint))
-        return
-    best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else checkpoint.name
-    trainer._load_from_checkpoint(str(folder / best))  # it had ended; `train` would take one more step
+    else:
+        log_.info("continuing from %s", checkpoint)
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step < state.max_steps and not stopped(state, trainer.args, patience):
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+        else:  # it had ended; `train` would take one more step
+            best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else checkpoint.name
+            trainer._load_from_checkpoint(str(folder / best))
+    after = sample_of_weights(trainer.model)
+    return float((after - before).norm() / before.norm().clamp(min=1e-12)) if len(before) else 0.0
+
+
+def sample_of_weights(model: Any) -> torch.Tensor:
+    """The first 1,024 values of each tensor that is trained, [n] float32 on the CPU."""
+    parts = [p.detach().flatten()[:1024].float().cpu() for p in model.parameters() if p.requires_grad]
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def training_facts(reranker: Any) -> dict[str, np.ndarray]:
+    """Those facts that every model trained here has: its size, and once it was trained, rows and weight change."""
+    sizes = [(p.numel() if p.requires_grad else 0, p.numel()) for p in reranker.model.parameters()]
+    facts = {"parameters": np.sum(sizes, axis=0)}
+    if hasattr(reranker, "rows"):
+        facts["training_rows"] = np.array([len(reranker.rows)])
+    if hasattr(reranker, "weight_change"):
+        facts["weight_change"] = np.array([reranker.weight_change])
+    return facts
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -163,6 +187,16 @@ def curves(logs: Mapping[str, Any]) -> dict[str, float]:
         elif name.endswith("_loss") and name != "train_loss":  # one task of several
             out["train_" + name] = float(value)
     return out
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the rows which epoch it is. (accelerate's own `set_epoch` does not reach them when it skips batches.)"""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.rows.epoch = math.floor(state.epoch or 0)
 
 
 class EarlyStopping(TrainerCallback):
