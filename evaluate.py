@@ -35,6 +35,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             notes = compare(record, stages.trained_on(experiment, dataset))
             data = stages.open_data(experiment, dataset)
             reranker = experiment.reranker
+            reranker.check(data.test.requests)
             reranker.load(run.folder / "model", data.test.requests)
             if not record["refit_on_validation"]:  # a model refit on validation knows it; what was chosen by stays
                 record |= {"valid": stages.validated(reranker, data)}

@@ -6,6 +6,7 @@ They shuffle candidates and break ties, so that neither can depend on the order 
 import numpy as np
 
 SHUFFLE, TIES, RANDOM_RERANKER, SUBSET, NEGATIVES_OF_VALIDATION, NEGATIVES_OF_TEST = range(1, 7)  # one stream a use
+PERMUTATIONS = 1000  # and the numbers above it, one for each further order of the candidates
 
 
 def keys(seed: int, stream: int, requests: np.ndarray, items: np.ndarray) -> np.ndarray:

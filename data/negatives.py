@@ -1,6 +1,8 @@
-"""Lists of the relevant items among seeded negatives, for `candidates=sampled`."""
+"""Negatives: lists for `candidates=sampled`, and those that rerankers train against."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,9 +10,11 @@ from data.dataset import Dataset, Ragged
 from data.errors import UserError
 from data.keys import keys
 from data.progress import bar
+from data.retrievers import Retriever
 from data.splits import Phase
 
 ROWS = 1024  # requests drawn at a time
+HARD = 100  # best items of the first stage that hard negatives are drawn from
 
 
 def sample(
@@ -46,3 +50,37 @@ def sample(
         top = np.argpartition(-score, size - 1, axis=1)[:, :size]
         out[rows] = np.sort(top, axis=1)  # by row number, which is random: no place is the target's
     return out
+
+
+@dataclass(frozen=True)
+class TrainingNegatives:
+    """Draws negatives for training rows: uniform over the catalogue, hard ones from a first stage, or both.
+
+    A negative is never an item of the user's own training sequence. Items that the user takes later, in validation
+    or test, may be drawn: leaving them out would tell the model which they are.
+    """
+
+    sequences: Ragged  # [U] training sequences of all users
+    n_items: int
+    retriever: Retriever | None  # fit on the same training part; None: no hard negatives
+    hard_share: float  # of the negatives, rounded down
+
+    def draw(self, users: np.ndarray, histories: Ragged, size: int, rng: np.random.Generator) -> np.ndarray:
+        """[B, size] int32 distinct items in random order; hard ones are among the `HARD` best for the history."""
+        own = self.sequences.take(users)
+        free = self.n_items - int(np.diff(own.offsets).max(initial=0))
+        if free < size:
+            raise UserError(f"{size} negatives a training row are more than the {free} items outside a user's history")
+        score = rng.random((len(users), self.n_items), dtype=np.float32)
+        score[own.row_of_value, own.values] = -np.inf
+        n_hard = int(self.hard_share * size)
+        if self.retriever is not None and n_hard:
+            found = np.array(self.retriever.score(Phase(users, histories, Ragged.empty(len(users)))), dtype=np.float32)
+            found[np.isneginf(score)] = -np.inf
+            pool = np.argpartition(-found, min(HARD, free) - 1, axis=1)[:, : min(HARD, free)]
+            order = np.argsort(rng.random(pool.shape), axis=1)[:, :n_hard]
+            rows = np.arange(len(users))[:, None]
+            hard = np.take_along_axis(pool, order, axis=1)
+            score[rows, hard] += np.where(np.isneginf(found[rows, hard]), 0, 2)  # before all that are drawn uniformly
+        drawn = np.argpartition(-score, size - 1, axis=1)[:, :size]
+        return rng.permuted(drawn, axis=1).astype(np.int32)

@@ -6,13 +6,19 @@ one moment, for rerankers that leave-one-out flatters: there, training data of o
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.dataset import Dataset, Ragged
+from data.dataset import Catalog, Dataset, Ragged
 from data.errors import UserError
+
+if TYPE_CHECKING:
+    from data.negatives import TrainingNegatives
+    from data.retrievers import Retriever
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,23 @@ class Split:
     validation: Phase
     test: Phase
     notes: tuple[str, ...] = ()  # what a reader must know: ties, cold targets, users without a request
+    retriever: Retriever | None = None  # the first stage whose hard negatives training may ask for
 
     def with_validation_in_train(self) -> Split:
         """For refitting before the test: training goes on to where the test histories end."""
         return replace(self, train=self.train_and_validation)
+
+    def negatives(self, catalog: Catalog, hard_share: float) -> TrainingNegatives:
+        """Negatives for training rows; the hard ones of a first stage that is fit on the training part alone."""
+        from data.negatives import TrainingNegatives
+
+        retriever = None
+        if hard_share:
+            retriever = copy.copy(self.retriever)  # the candidates' own may know validation items
+            if retriever is None:
+                raise UserError("there is no first stage to take hard negatives from; use random negatives")
+            retriever.fit(catalog, self.train)
+        return TrainingNegatives(self.train.histories, len(catalog), retriever, hard_share)
 
 
 @dataclass

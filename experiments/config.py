@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 import typing
-from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -210,6 +210,11 @@ def checked(cls: type[T], node: dict[str, Any], where: str, **built: Any) -> T:
             continue
         if name not in usable:
             raise UserError(unknown_key(prefix, name, list(usable)))
+        if is_dataclass(hints[name]):
+            if not isinstance(value, dict):
+                raise UserError(f"{prefix}{name}={value} is not a mapping; give {prefix}{name}.<key>=...")
+            built[name] = checked(typing.cast(type, hints[name]), value, f"{prefix}{name}")
+            continue
         schema = make_dataclass("Schema", [(name, hints[name])])
         try:
             typed = OmegaConf.merge(OmegaConf.structured(schema), {name: value})

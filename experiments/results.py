@@ -126,8 +126,6 @@ def labels(
     out = [*candidates, *reranker.labels(requests)]
     if dataset.provenance.synthetic:
         out.append("synthetic data")
-    if reranker.trains and reranker.trainer.num_train_epochs == 0:
-        out.append("untrained")
     if protocol.max_requests is not None:
         out.append(f"at most {protocol.max_requests} test requests")
     if protocol.refit_on_validation:

@@ -55,7 +55,7 @@ def open_data(experiment: Experiment, dataset: Dataset) -> Data:
     """Splits, reads or draws the candidates, and makes the two evaluators."""
     protocol = experiment.protocol
     with experiment.clock("split"):
-        split = protocol.split.split(dataset)
+        split = replace(protocol.split.split(dataset), retriever=experiment.candidates.retriever)
     for sentence in split.notes:
         log.info("  %s", sentence)
     with experiment.clock("first stage and candidates"):
@@ -102,6 +102,7 @@ def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
         raise UserError(
             f"{data.prepared.path} has no validation lists, which training needs; give candidates.validation_path="
         )
+    reranker.check(data.test.requests)
     reranker.checkpoints = run.checkpoints
     with experiment.clock("train"):
         reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)

@@ -108,6 +108,9 @@ class Reranker:
     trains: ClassVar[bool] = False  # whether `fit` trains by the trainer's arguments; if not, no validation is run
     redraws = True  # whether each epoch draws its training rows anew; the preflight overfits fixed ones
 
+    def check(self, requests: Requests) -> None:
+        """Raises a UserError for requests that it could never score, before anything is trained."""
+
     def build(self, dataset: Dataset, split: Split) -> None:
         """Makes the model that `fit` begins with; of what does not train, nothing."""
 
@@ -120,7 +123,7 @@ class Reranker:
 
     def labels(self, requests: Requests) -> list[str]:
         """What must stand beside every number of this reranker."""
-        return []
+        return ["untrained"] if self.trains and self.trainer.num_train_epochs == 0 else []
 
     @property
     def files(self) -> list[Path]:

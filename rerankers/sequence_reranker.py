@@ -195,7 +195,7 @@ class SequenceReranker(Reranker):
         return math.log(len(requests.catalog))
 
     def facts(self, requests: Requests) -> dict[str, np.ndarray]:
-        return training_facts(self)
+        return training_facts(self, self.model)
 
 
 class RankingTrainer(RankingEvaluation, Trainer):  # type: ignore[misc]

@@ -123,15 +123,15 @@ def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | N
     return float((after - before).norm() / before.norm().clamp(min=1e-12)) if len(before) else 0.0
 
 
-def sample_of_weights(model: Any) -> torch.Tensor:
-    """The first 1,024 values of each tensor that is trained, [n] float32 on the CPU."""
-    parts = [p.detach().flatten()[:1024].float().cpu() for p in model.parameters() if p.requires_grad]
+def sample_of_weights(model: Any, trained: bool = True) -> torch.Tensor:
+    """The first 1,024 values of each tensor that is trained (or is not), [n] float32 on the CPU."""
+    parts = [p.detach().flatten()[:1024].float().cpu() for p in model.parameters() if p.requires_grad == trained]
     return torch.cat(parts) if parts else torch.zeros(0)
 
 
-def training_facts(reranker: Any) -> dict[str, np.ndarray]:
+def training_facts(reranker: Any, model: torch.nn.Module) -> dict[str, np.ndarray]:
     """Those facts that every model trained here has: its size, and once it was trained, rows and weight change."""
-    sizes = [(p.numel() if p.requires_grad else 0, p.numel()) for p in reranker.model.parameters()]
+    sizes = [(p.numel() if p.requires_grad else 0, p.numel()) for p in model.parameters()]
     facts = {"parameters": np.sum(sizes, axis=0)}
     if hasattr(reranker, "rows"):
         facts["training_rows"] = np.array([len(reranker.rows)])

@@ -8,6 +8,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MLFLOW_DISAB
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from data.dataset import Dataset, Ragged, Relevance, Requests
+from data.retrievers import EASE
 from data.sources.demo import Demo
 from data.splits import LeaveOneOut, Split
 from experiments.launch import ROOT
@@ -50,7 +52,7 @@ def demo() -> Dataset:
 
 @pytest.fixture(scope="session")
 def split(demo: Dataset) -> Split:
-    return LeaveOneOut().split(demo)
+    return replace(LeaveOneOut().split(demo), retriever=EASE())
 
 
 def random_requests(

@@ -1,0 +1,162 @@
+"""Loading a causal language model and its tokenizer: pretrained, in 4 bits, or small from nothing; LoRA on top."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from data.errors import UserError, in_range, one_of
+from rerankers.training import device
+
+disable_progress_bar()  # "writing model shards" at every checkpoint
+
+TEMPLATE = (  # of a model from nothing: Qwen's turns in fewer tokens
+    "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+SPECIAL = ["<|pad|>", "<|unknown|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+@dataclass
+class Lora:
+    """Names, meaning and ranges are those of peft's LoraConfig."""
+
+    r: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    target_modules: Any = "all-linear"
+    bias: str = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: Any = True
+
+    def __post_init__(self) -> None:
+        in_range("reranker.lora.r", self.r, 1)
+        in_range("reranker.lora.lora_alpha", self.lora_alpha, 1)
+        in_range("reranker.lora.lora_dropout", self.lora_dropout, 0, 0.9)
+        one_of("reranker.lora.bias", self.bias, ("none", "all", "lora_only"))
+
+    def wrap(self, model: Any) -> Any:
+        """The model with adapters; only they are trained."""
+        from peft import LoraConfig, get_peft_model
+
+        names = [self.target_modules] if isinstance(self.target_modules, str) else list(self.target_modules)
+        modules: Any = names[0] if names == ["all-linear"] else names
+        try:
+            settings: Any = {**vars(self), "target_modules": modules}
+            return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+        except (ValueError, TypeError, ImportError) as error:
+            raise UserError(f"reranker.lora: {' '.join(str(error).split())}") from None
+
+
+@dataclass
+class Scratch:
+    """A Qwen3 from nothing, small enough for a CPU; its tokenizer is trained on the dataset's texts."""
+
+    hidden_size: int = 96
+    num_hidden_layers: int = 3
+    num_attention_heads: int = 4
+    head_dim: int = 32
+    intermediate_size: int = 192
+    initializer_range: float = 0.1  # .02, made for wide models, leaves a narrow one where it is for long
+    vocab_size: int = 4096  # at most; whole words, the most frequent ones
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("hidden_size", 8, 8192),
+            ("num_hidden_layers", 1, 96),
+            ("num_attention_heads", 1, 128),
+            ("head_dim", 2, 512),
+            ("intermediate_size", 8, 65_536),
+            ("initializer_range", 1e-4, 1),
+            ("vocab_size", 100, 200_000),
+        ):
+            in_range(f"reranker.scratch.{name}", getattr(self, name), low, high)
+
+    def tokenizer(self, texts: Sequence[str], always: Sequence[str]) -> Any:
+        """Words and signs as they stand in the texts, the most frequent first; the words of `always` are all known."""
+        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+        normalizer = normalizers.NFC()
+        splitter = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), "removed", invert=True)
+
+        def words(text: str) -> list[str]:
+            return [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+
+        counts = Counter(word for text in texts for word in words(text))
+        frequent = sorted(counts, key=lambda word: (-counts[word], word))
+        known = dict.fromkeys([*SPECIAL, *(word for text in always for word in words(text)), *frequent])
+        vocabulary = {word: number for number, word in enumerate(list(known)[: self.vocab_size])}
+        whole_words = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
+        whole_words.normalizer, whole_words.pre_tokenizer = normalizer, splitter
+        out = PreTrainedTokenizerFast(
+            tokenizer_object=whole_words, pad_token="<|pad|>", unk_token="<|unknown|>", eos_token="<|end|>"
+        )
+        out.chat_template = TEMPLATE
+        return out
+
+    def model(self, vocabulary: int, max_length: int) -> Any:
+        config = Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_attention_heads,
+            head_dim=self.head_dim,
+            intermediate_size=self.intermediate_size,
+            initializer_range=self.initializer_range,
+            max_position_embeddings=max_length,
+            tie_word_embeddings=True,
+            pad_token_id=SPECIAL.index("<|pad|>"),
+            eos_token_id=SPECIAL.index("<|end|>"),
+        )
+        model: Any = Qwen3ForCausalLM(config)
+        return model.to(device())
+
+
+def load_tokenizer(name: str) -> Any:
+    return _explained(name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False))
+
+
+def load_model(name: str, four_bits: bool) -> Any:
+    """float32 on a CPU, bfloat16 where the GPU has it. Only safetensors are read."""
+    on_gpu = device().type == "cuda"
+    dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
+    if four_bits:
+        if importlib.util.find_spec("bitsandbytes") is None or not on_gpu:
+            raise UserError(
+                "reranker.load_in_4bit=true needs a GPU and the package bitsandbytes: pip install bitsandbytes"
+            )
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    model = _explained(name, lambda: AutoModelForCausalLM.from_pretrained(name, **options))
+    return model if four_bits else model.to(device())
+
+
+def _explained(name: str, load: Any) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"reranker.model={name} cannot be loaded ({' '.join(str(error).split())[:300]}); give a Hugging Face name "
+            "that this machine can reach, a folder that holds the model, or reranker.init=scratch"
+        ) from None

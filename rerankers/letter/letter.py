@@ -1,0 +1,287 @@
+"""The letter reranker: a causal language model reads history and lettered candidates; letters' logits are the scores.
+
+    python train.py reranker=qwen_letter reranker.model=Qwen/Qwen3-0.6B dataset=ml_100k candidates.size=20
+
+The verbalizer is LlamaRec's (arXiv 2311.02089), training trl's SFTTrainer with peft's LoRA; see `prompt.py` for what
+the model reads, `labels.py` for the letters' tokens, `answer.py` for the head, `rows.py` for the training rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from peft import PeftModel
+from scipy.special import log_softmax
+
+from data.dataset import Catalog, Dataset, Requests, sha256
+from data.errors import UserError, in_range, one_of
+from data.files import read_json, write_json
+from data.keys import PERMUTATIONS, keys
+from data.progress import bar
+from data.splits import Split
+from rerankers.base import Log, Reranker, Validate
+from rerankers.letter.answer import add_answer_head, verify_answer_head
+from rerankers.letter.item_text import check_item_text, item_texts
+from rerankers.letter.labels import LETTERS, label_ids, letters
+from rerankers.letter.language_model import Lora, Scratch, load_model, load_tokenizer
+from rerankers.letter.prompt import Prompt, Prompts, instructions
+from rerankers.letter.rows import LetterRows, to_batch
+from rerankers.letter.trainer import candidate_logits, train_letters
+from rerankers.training import device, sample_of_weights, seed_everything, training_facts
+
+SHARE = {"random": 0.0, "mixed": 0.5, "first_stage": 1.0}  # of hard negatives
+REQUESTS = 256  # rendered at a time
+BLOCKS = 64  # candidates of one invariant prompt; more are asked in several
+CELLS = 2**26  # of the attention mask of a batch of invariant prompts
+WORST = float(np.finfo(np.float32).min)  # score of padding
+
+
+@dataclass(kw_only=True)
+class LetterReranker(Reranker):
+    model: str = "Qwen/Qwen3-0.6B"
+    init: str = "pretrained"
+    item_text: str = "text_only"
+    max_history: int = 20
+    max_item_length: int = 32
+    max_length: int = 2048
+    order: str = "letters"
+    loss: str = "letters"
+    training_candidates: int = 50
+    negatives: str = "mixed"
+    rows_per_user: int = 1
+    permutations: int = 1
+    calibration: str = "none"
+    load_in_4bit: bool = False
+    lora: Lora = field(default_factory=Lora)
+    scratch: Scratch = field(default_factory=Scratch)
+
+    requires: ClassVar[tuple[str, ...]] = ("text",)
+    trains: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        one_of("reranker.init", self.init, ("pretrained", "scratch"))
+        check_item_text(self.item_text)
+        one_of("reranker.order", self.order, ("letters", "invariant"))
+        one_of("reranker.loss", self.loss, ("letters", "vocabulary"))
+        one_of("reranker.negatives", self.negatives, tuple(SHARE))
+        one_of("reranker.calibration", self.calibration, ("none", "content_free"))
+        for name, low, high in (
+            ("max_history", 1, 10_000),
+            ("max_item_length", 1, 10_000),
+            ("max_length", 64, 1_000_000),
+            ("training_candidates", 2, 10_000),
+            ("rows_per_user", 1, 1000),
+            ("permutations", 1, 1000),
+        ):
+            in_range(f"reranker.{name}", getattr(self, name), low, high)
+        if not self.invariant:
+            letters(self.training_candidates)
+        elif self.loss == "vocabulary" or self.calibration != "none" or self.permutations > 1:
+            raise UserError(
+                "reranker.order=invariant has no letters: it needs reranker.loss=letters (a softmax over the "
+                "candidates), reranker.calibration=none and reranker.permutations=1"
+            )
+
+    @property
+    def invariant(self) -> bool:
+        return self.order == "invariant"
+
+    @property
+    def order_sensitive(self) -> bool:  # type: ignore[override]
+        return not self.invariant
+
+    @property
+    def untrained(self) -> bool:
+        return self.trainer.num_train_epochs == 0
+
+    def check(self, requests: Requests) -> None:
+        if not self.invariant:
+            letters(requests.width)
+
+    def labels(self, requests: Requests) -> list[str]:
+        how = {"scratch": ["model from nothing, all weights trained"], "pretrained": []}[self.init]
+        if self.untrained:
+            how = ["untrained" if self.init == "scratch" else "zero-shot"]
+        many = [f"mean of {self.permutations} permutations"] if self.permutations > 1 else []
+        return [*how, *many, *(["content-free calibration"] if self.calibration != "none" else [])]
+
+    def build(self, dataset: Dataset, split: Split) -> None:
+        seed_everything(self.seed)
+        if self.init == "scratch":
+            self.tokenizer = self.scratch.tokenizer(item_texts(dataset.catalog, self.item_text), instructions())
+            self.network = self.scratch.model(len(self.tokenizer), self.max_length)
+            add_answer_head(self.network)
+        else:
+            self._load_base()
+            if not self.untrained:
+                self.network = self.lora.wrap(self.network)
+        self._open(dataset.catalog)
+        negatives = split.negatives(dataset.catalog, SHARE[self.negatives])
+        self.rows = LetterRows(split.train.histories, negatives, self)
+
+    def _load_base(self) -> None:
+        self.tokenizer = load_tokenizer(self.model)
+        self.network = load_model(self.model, self.load_in_4bit).requires_grad_(False)
+        self.base_sha256 = sha256(sample_of_weights(self.network, trained=False).numpy())
+        add_answer_head(self.network)
+
+    def _open(self, catalog: Catalog) -> None:
+        """Prompts and labels for a catalogue; the labels' tokens are checked before anything is trained."""
+        self.catalog = catalog
+        self.prompts = Prompts(
+            self.tokenizer,
+            item_texts(catalog, self.item_text),
+            self.max_length,
+            self.max_item_length,
+            self.invariant,
+        )
+        self._tokens: dict[int, torch.Tensor] = {}
+        tokens = self.answer_tokens(self.training_candidates)
+        some = self.prompts.render(np.zeros(1, dtype=np.int64), np.zeros(2, dtype=np.int64))
+        self.network.eval()
+        verify_answer_head(self.network, torch.from_numpy(some.ids).to(device()), tokens)
+
+    def answer_tokens(self, n: int) -> torch.Tensor:
+        """Token ids of the answers to a prompt with n candidates: [n] of letters, or [2] of Yes and No."""
+        if n not in self._tokens:
+            answers = ["Yes", "No"] if self.invariant else letters(n)
+            prompt = self.prompts.frame("history", self.prompts.instruction(n))
+            self._tokens[n] = torch.from_numpy(label_ids(self.tokenizer, prompt, answers)).to(device())
+        return self._tokens[n]
+
+    def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
+        self.build(dataset, split)
+        if not self.untrained:
+            self.weight_change = train_letters(self, validate, log)
+            self.network.eval()
+
+    @torch.inference_mode()
+    def score(self, requests: Requests) -> np.ndarray:
+        """Logits, or mean log-probabilities over the permutations."""
+        self.check(requests)
+        self.network.eval()
+        scores = np.zeros((len(requests), requests.width), dtype=np.float32)
+        for start in bar(range(0, len(requests), REQUESTS), "asking the model"):
+            rows = slice(start, start + REQUESTS)
+            part = requests.take(rows)
+            for turn in range(self.permutations):
+                scores[rows] += self._ask(part, self._columns(part, turn)) / self.permutations
+        if requests.candidates is not None:
+            scores[requests.candidates < 0] = WORST
+        return scores
+
+    def _columns(self, requests: Requests, turn: int) -> list[np.ndarray]:
+        """The columns of each request's candidates in the order in which they are asked; turn 0 as presented."""
+        if requests.candidates is None:
+            return [np.arange(requests.width)] * len(requests)
+        held = [np.flatnonzero(row >= 0) for row in requests.candidates]
+        if turn == 0:
+            return held
+        key = keys(self.seed, PERMUTATIONS + turn, requests.ids, requests.candidates)
+        return [columns[np.argsort(key[row, columns])] for row, columns in enumerate(held)]
+
+    def _ask(self, requests: Requests, columns: list[np.ndarray]) -> np.ndarray:
+        """[R, N] in the requests' own columns."""
+        size = BLOCKS if self.invariant else len(LETTERS)
+        questions = [
+            (row, order[start : start + size])
+            for row, order in enumerate(columns)
+            for start in range(0, len(order), size)
+        ]
+        prompts = [self._prompt(requests, row, asked) for row, asked in questions]
+        out = np.zeros((len(requests), requests.width), dtype=np.float32)
+        by_length = sorted(range(len(prompts)), key=lambda q: (len(prompts[q].ids), len(questions[q][1])))
+        for batch in self._batches(by_length, prompts):
+            logits = self._logits([prompts[q] for q in batch], max(len(questions[q][1]) for q in batch))
+            for q, own in zip(batch, logits, strict=True):
+                row, asked = questions[q]
+                values = own[: len(asked)]
+                if self.calibration == "content_free":
+                    values = log_softmax(values) - self._bias(len(asked))
+                out[row, asked] = log_softmax(values) if self.permutations > 1 else values
+        return out
+
+    def _batches(self, by_length: list[int], prompts: list[Prompt]) -> Iterator[list[int]]:
+        """Batches of prompts of like length; invariant ones, whose mask grows with the square, in smaller ones."""
+        start = 0
+        while start < len(by_length):
+            size = self.trainer.per_device_eval_batch_size
+            if self.invariant:
+                longest = len(prompts[by_length[min(start + size, len(by_length)) - 1]].ids)
+                size = max(1, min(size, CELLS // longest**2))
+            yield by_length[start : start + size]
+            start += size
+
+    def _prompt(self, requests: Requests, row: int, columns: np.ndarray) -> Prompt:
+        history = requests.histories.row(row)[-self.max_history :]
+        items = columns if requests.candidates is None else requests.candidates[row, columns]
+        return self.prompts.render(history, items, None if requests.queries is None else requests.queries[row])
+
+    def _logits(self, prompts: list[Prompt], n: int) -> np.ndarray:
+        """[B, n] float32; columns beyond a prompt's own candidates mean nothing."""
+        batch = {k: v.to(device()) for k, v in to_batch(prompts, self.invariant).items()}
+        logits = self.network(**batch, tokens=self.answer_tokens(n))
+        return candidate_logits(logits, self.invariant).cpu().numpy()
+
+    def _bias(self, n: int) -> np.ndarray:
+        """Log-probabilities of the labels after a prompt of which every item is "N/A" (CapCal, arXiv 2604.10150)."""
+        nothing = self.prompts.nothing
+        empty = self.prompts.render(np.array([nothing]), np.full(n, nothing))
+        return log_softmax(self._logits([empty], n)[0])
+
+    def save(self, folder: Path) -> None:
+        """Adapters alone, with the fingerprint of the base they belong to; a model from nothing, whole."""
+        if self.init == "scratch":
+            self.network.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            return
+        if not self.untrained:
+            self.network.save_pretrained(folder)
+        write_json(folder / "base.json", {"model": self.model, "sha256": self.base_sha256})
+
+    def load(self, folder: Path, requests: Requests) -> None:
+        if self.init == "scratch":
+            self.tokenizer, self.network = load_tokenizer(str(folder)), load_model(str(folder), False)
+            add_answer_head(self.network)
+        else:
+            self._load_base()
+            if self.base_sha256 != read_json(folder / "base.json")["sha256"]:
+                raise UserError(f"reranker.model={self.model} is not the model that {folder} was trained on")
+            if not self.untrained:
+                self.network = PeftModel.from_pretrained(self.network, str(folder)).to(device())
+        self._open(requests.catalog)
+
+    def chance_loss(self, requests: Requests) -> float | None:
+        """ln of the number of candidates; of loss=vocabulary only `letter_loss` has it."""
+        return math.log(self.training_candidates)
+
+    def inputs(self, requests: Requests) -> list[str]:
+        columns = self._columns(requests, 0)
+        return [self.tokenizer.decode(self._prompt(requests, r, c).ids) for r, c in enumerate(columns)]
+
+    def facts(self, requests: Requests) -> dict[str, np.ndarray]:
+        prompts = [self._prompt(requests, row, columns) for row, columns in enumerate(self._columns(requests, 0))]
+        return training_facts(self, self.network) | {
+            "label_ids": self.answer_tokens(max(requests.width, 2)).cpu().numpy(),
+            "prompt_lengths": np.array([len(prompt.ids) for prompt in prompts]),
+            "shortened": np.array([prompt.shortened for prompt in prompts]),
+            **(self._as_trained_and_as_scored() if hasattr(self, "rows") else {}),
+        }
+
+    def _as_trained_and_as_scored(self, n: int = 8) -> dict[str, np.ndarray]:
+        """Hashes of the first training prompts, as the training batch holds them and as scoring renders them."""
+        rows = list(range(min(n, len(self.rows))))
+        batch = self.rows([{"row": row} for row in rows])
+        histories, candidates, _ = self.rows.draw(rows)
+        asked = Requests(self.catalog, np.arange(len(rows)), histories, candidates=candidates)
+        last = batch["positions"][:, -1 if self.invariant else 0] + 1
+        trained = [ids[:end].numpy() for ids, end in zip(batch["input_ids"], last, strict=True)]
+        scored = [self._prompt(asked, row, np.arange(candidates.shape[1])).ids for row in rows]
+        digest = [[int(sha256(ids)[:15], 16) for ids in prompts] for prompts in (trained, scored)]
+        return {"trained_prompt": np.array(digest[0]), "scored_prompt": np.array(digest[1])}

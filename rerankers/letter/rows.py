@@ -1,0 +1,89 @@
+"""Training rows of the letter reranker: a user, a point in the user's history, the next item among negatives.
+
+Point, negatives and order of the candidates are drawn afresh every epoch, by (seed, epoch, rows of the batch) alone,
+so that a continued training and any number of loading workers see the same data.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from data.dataset import Ragged
+from data.errors import UserError
+from data.negatives import TrainingNegatives
+from rerankers.letter.answer import separate_blocks
+from rerankers.letter.prompt import Prompt
+
+if TYPE_CHECKING:
+    from rerankers.letter.letter import LetterReranker
+
+
+class LetterRows:
+    """Called with a batch of {"row": r}, it draws their prompts and answers: the collator of the training."""
+
+    def __init__(self, sequences: Ragged, negatives: TrainingNegatives, reranker: LetterReranker) -> None:
+        self.users = np.flatnonzero(sequences.lengths >= 2)
+        if not len(self.users):
+            raise UserError(f"no user has two training interactions; {reranker.name} has nothing to learn from")
+        self.sequences, self.negatives, self.reranker, self.epoch = sequences, negatives, reranker, 0
+
+    def __len__(self) -> int:
+        return len(self.users) * self.reranker.rows_per_user
+
+    def __call__(self, examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+        histories, candidates, target = self.draw([example["row"] for example in examples])
+        prompts = [self.reranker.prompts.render(histories.row(row), columns) for row, columns in enumerate(candidates)]
+        if self.reranker.loss == "letters":
+            asked = to_batch(prompts, self.reranker.invariant)
+            return asked | {"shift_labels": torch.from_numpy(target)[:, None]}
+        letters = self.reranker.answer_tokens(candidates.shape[1]).cpu().numpy()[target]
+        return with_response(prompts, letters, self.reranker.prompts.closing())
+
+    def draw(self, rows: list[int]) -> tuple[Ragged, np.ndarray, np.ndarray]:
+        """Histories [B], candidates [B, N] in the order of their labels, and the target's column [B]."""
+        rng = np.random.default_rng([self.reranker.seed, self.epoch, *rows])
+        users = self.users[np.asarray(rows) % len(self.users)]
+        point = rng.integers(1, self.sequences.lengths[users])
+        histories = self.sequences.part(users, np.maximum(point - self.reranker.max_history, 0), point)
+        target = self.sequences.values[self.sequences.offsets[users] + point]
+        drawn = self.negatives.draw(users, histories, self.reranker.training_candidates - 1, rng)
+        column = rng.integers(0, drawn.shape[1] + 1, len(users))
+        candidates = np.empty((len(users), drawn.shape[1] + 1), dtype=np.int32)
+        at_target = np.arange(candidates.shape[1]) == column[:, None]
+        candidates[at_target], candidates[~at_target] = target, drawn.ravel()
+        return histories, candidates, column
+
+
+def to_batch(prompts: list[Prompt], invariant: bool) -> dict[str, torch.Tensor]:
+    """Tokens [B, L], padded on the right, where no token of a causal model sees the padding; `positions` [B, P] of
+    the answers. Invariant prompts bring the mask and positions of their blocks."""
+    ids = pad_sequence([torch.from_numpy(prompt.ids) for prompt in prompts], batch_first=True)
+    width = max(len(prompt.ends) for prompt in prompts)
+    ends = np.stack([np.pad(prompt.ends, (0, width - len(prompt.ends)), mode="edge") for prompt in prompts])
+    batch = {"input_ids": ids, "positions": torch.from_numpy(ends)}
+    if not invariant:
+        return batch
+    begin = torch.tensor([prompt.begin for prompt in prompts])
+    mask, position_ids = separate_blocks(begin, batch["positions"], ids.shape[1], torch.float32)
+    return batch | {"attention_mask": mask, "position_ids": position_ids}
+
+
+def with_response(prompts: list[Prompt], letters: np.ndarray, closing: np.ndarray) -> dict[str, torch.Tensor]:
+    """The letter and what closes the turn are read too; `shift_labels` [B, P] are the tokens of the response."""
+    responses = [np.append(letter, closing) for letter in letters]
+    whole = [
+        Prompt(np.append(prompt.ids, response[:-1]), prompt.ends[0] + np.arange(len(response)), prompt.begin, False)
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    return to_batch(whole, invariant=False) | {"shift_labels": torch.from_numpy(np.stack(responses))}
+
+
+def as_dataset(rows: LetterRows) -> Any:
+    """Row numbers as trl wants them: a `datasets.Dataset`; the rows themselves are drawn by the collator."""
+    from datasets import Dataset
+
+    return Dataset.from_dict({"row": list(range(len(rows)))})
