@@ -147,7 +147,7 @@ def test_mistakes_are_one_sentence(override: str, says: str, config: Callable[..
     [
         (
             "reranker=nope",
-            "reranker=nope does not exist; choose bert4rec, file, first_stage, popularity, qwen_letter, random, sasrec",
+            "reranker=nope does not exist; choose bert4rec, file, first_stage, popularity, qwen_letter, random",
         ),
         ("reranker.hiden_size=1", "unknown key reranker.hiden_size"),
         ("sede=1", "unknown key sede"),

@@ -45,8 +45,9 @@ class LetterRows:
 
     def draw(self, rows: list[int]) -> tuple[Ragged, np.ndarray, np.ndarray]:
         """Histories [B], candidates [B, N] in the order of their labels, and the target's column [B]."""
-        rng = np.random.default_rng([self.reranker.seed, self.epoch, *rows])
-        users = self.users[np.asarray(rows) % len(self.users)]
+        order = np.argsort(rows)  # so that the order of a batch changes nothing but the order of what is drawn
+        rng = np.random.default_rng([self.reranker.seed, self.epoch, *np.asarray(rows)[order]])
+        users = self.users[np.asarray(rows)[order] % len(self.users)]
         point = rng.integers(1, self.sequences.lengths[users])
         histories = self.sequences.part(users, np.maximum(point - self.reranker.max_history, 0), point)
         target = self.sequences.values[self.sequences.offsets[users] + point]
@@ -55,7 +56,8 @@ class LetterRows:
         candidates = np.empty((len(users), drawn.shape[1] + 1), dtype=np.int32)
         at_target = np.arange(candidates.shape[1]) == column[:, None]
         candidates[at_target], candidates[~at_target] = target, drawn.ravel()
-        return histories, candidates, column
+        back = np.argsort(order)
+        return histories.take(back), candidates[back], column[back]
 
 
 def to_batch(prompts: list[Prompt], invariant: bool) -> dict[str, torch.Tensor]:
