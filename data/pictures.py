@@ -206,8 +206,16 @@ def asked_wait(headers: email.message.Message) -> float | None:
 
 
 def to_jpeg(content: bytes, size: int) -> bytes:
-    """RGB over white, never enlarged; a single pixel is what shops send in place of a picture they do not have."""
     out = io.BytesIO()
+    read_picture(content, size).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def read_picture(content: bytes, size: int) -> Image.Image:
+    """RGB over white, within size x size pixels, never enlarged; what cannot be decoded raises Unavailable.
+
+    A single pixel is what shops send in place of a picture they do not have.
+    """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as unread:
             pixels = unread.width * unread.height
@@ -222,9 +230,9 @@ def to_jpeg(content: bytes, size: int) -> bytes:
         elif picture.mode != "RGB":
             picture = picture.convert("RGB")
         picture.thumbnail((size, size))
-        picture.save(out, "JPEG", quality=90)
+        picture.load()  # a small one is not decoded before
     except Exception:  # Pillow's decoders raise whatever a broken file leads them to
         raise Unavailable(BROKEN) from None
     if pixels == 1:
         raise Unavailable(NOT_FOUND)
-    return out.getvalue()
+    return picture
