@@ -31,7 +31,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils import logging
+from transformers.utils import is_torchvision_available, logging
 
 from data.dataset import sha256
 from data.errors import UserError
@@ -213,23 +213,22 @@ class Writer:
 def _reader(checkpoint: Checkpoint, origin: dict[str, Any]) -> Any:
     if checkpoint.kind == LANGUAGE:
         return AutoTokenizer.from_pretrained(checkpoint.name, **origin)
-    try:
+    own: Any = PROCESSOR_MAPPING.get(type(checkpoint.config), None)
+    if is_torchvision_available() or own is None or "video_processor" not in own.get_attributes():
         return AutoProcessor.from_pretrained(checkpoint.name, **origin)
-    except ImportError:  # a Qwen-VL's processor wants torchvision, for videos alone
-        own: Any = PROCESSOR_MAPPING[type(checkpoint.config)]
 
-        class WithoutVideos(own):  # type: ignore[misc, valid-type]
-            def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
-                """Allows None for the video processor."""
+    class WithoutVideos(own):  # type: ignore[misc, valid-type]  # a Qwen-VL's needs torchvision, for videos alone
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
+            """Allows None for the video processor."""
 
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **origin)
-        settings, _ = own.get_processor_dict(checkpoint.name, **origin)
-        return WithoutVideos(
-            image_processor=AutoImageProcessor.from_pretrained(checkpoint.name, backend="pil", **origin),
-            tokenizer=tokenizer,
-            video_processor=None,
-            chat_template=settings.get("chat_template") or tokenizer.chat_template,
-        )
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **origin)
+    settings, _ = own.get_processor_dict(checkpoint.name, **origin)
+    return WithoutVideos(
+        image_processor=AutoImageProcessor.from_pretrained(checkpoint.name, **origin),
+        tokenizer=tokenizer,
+        video_processor=None,
+        chat_template=settings.get("chat_template") or tokenizer.chat_template,
+    )
 
 
 def one_line(text: str) -> str:

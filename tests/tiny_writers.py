@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    AutoTokenizer,
     BertTokenizer,
     BlipConfig,
     BlipForConditionalGeneration,
@@ -63,7 +65,7 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _text_size(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+def _text_size(tokenizer: Any) -> dict[str, int]:
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -76,9 +78,10 @@ def _text_size(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     }
 
 
-def qwen(folder: Path, seed: int = 0, context: int = 1024, chat: bool = True) -> Path:
-    torch.manual_seed(seed)
-    tokenizer = chat_tokenizer()
+def qwen(folder: Path, context: int = 1024, chat: bool = True, real: Path | None = None) -> Path:
+    """`real`: a folder with the tokenizer to use in place of a trained one."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(real) if real else chat_tokenizer()
     size = _text_size(tokenizer)
     model = Qwen2ForCausalLM(Qwen2Config(**size, max_position_embeddings=context, initializer_range=WIDE))
     model.save_pretrained(folder)
@@ -88,8 +91,8 @@ def qwen(folder: Path, seed: int = 0, context: int = 1024, chat: bool = True) ->
     return folder
 
 
-def qwen_vl(folder: Path, seed: int = 0, family: str = "qwen2_vl") -> Path:
-    torch.manual_seed(seed)
+def qwen_vl(folder: Path, family: str) -> Path:
+    torch.manual_seed(0)
     tokenizer = chat_tokenizer()
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     text = _text_size(tokenizer) | {"rope_parameters": rope, "initializer_range": WIDE}
