@@ -23,10 +23,11 @@ from data.dataset import Dataset
 from data.enrich import PROMPTS, Enrichment, enrich, item_text
 from data.errors import UserError
 from data.sources.demo import Demo
-from data.text_generation import GREEDY, LONGEST, MARGIN, Writer, find_model, one_line
+from data.text_generation import LONGEST, MARGIN, Writer, find_model, one_line
 from experiments.launch import ROOT
 
 SHOP = {"name": "demo", "n_users": 120, "n_items": 60, "mean_length": 12}
+PLAIN = {"do_sample": False, "repetition_penalty": 1.0}
 VISION = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 WRITE = [("blip", "caption"), ("qwen", "semantic_summary")]
 WRITE += [(family, field) for family in VISION for field in ("caption", "semantic_summary")]
@@ -88,7 +89,7 @@ def test_a_caption_is_what_blip_says(models: dict[str, Path], demo: Dataset, tmp
     tokenizer = AutoTokenizer.from_pretrained(models["blip"])
     pixels = AutoImageProcessor.from_pretrained(models["blip"], backend="pil")
     for record, picture in zip(records[:10], demo.catalog.image, strict=False):
-        tokens = model.generate(**pixels(Image.fromarray(picture), return_tensors="pt"), **GREEDY, max_new_tokens=8)
+        tokens = model.generate(**pixels(Image.fromarray(picture), return_tensors="pt"), **PLAIN, max_new_tokens=8)
         assert record["caption"] == tokenizer.decode(tokens[0, 1:], skip_special_tokens=True)
     empty = sum(not record["caption"] for record in records)
     assert 0 < empty < 60 and f", {empty} of them empty" in sentence
@@ -105,7 +106,7 @@ def test_a_summary_is_what_the_language_model_says(models: dict[str, Path], demo
         item = f"Title: {title}\nCategories: {kinds}\nDescription: {demo.catalog.description[row]}"
         prompt = f"<|im_start|>user\n{PROMPTS['semantic_summary']}\n\n{item}<|im_end|>\n<|im_start|>assistant\n"
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-        tokens = model.generate(ids, **GREEDY, max_new_tokens=8, pad_token_id=0)[0, ids.shape[1] :]
+        tokens = model.generate(ids, **PLAIN, max_new_tokens=8, pad_token_id=0)[0, ids.shape[1] :]
         assert record["semantic_summary"] == one_line(tokenizer.decode(tokens, skip_special_tokens=True))
 
 

@@ -84,6 +84,7 @@ def qwen(folder: Path, context: int = 1024, chat: bool = True, real: Path | None
     tokenizer = AutoTokenizer.from_pretrained(real) if real else chat_tokenizer()
     size = _text_size(tokenizer)
     model = Qwen2ForCausalLM(Qwen2Config(**size, max_position_embeddings=context, initializer_range=WIDE))
+    model.generation_config.update(do_sample=True, temperature=0.7, top_p=0.8, repetition_penalty=1.5)  # as Qwen's own
     model.save_pretrained(folder)
     if not chat:
         tokenizer.chat_template = None
