@@ -22,6 +22,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Loads the run's model, ranks the test requests of this config, writes and shows the result."""
     from experiments import stages
     from experiments.config import configure
+    from experiments.diagnostics import Undiagnosed
     from experiments.runs import Run
     from experiments.summary import show
 
@@ -40,7 +41,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             if not record["refit_on_validation"]:  # a model refit on validation knows it; what was chosen by stays
                 record |= {"valid": stages.validated(reranker, data)}
             with evaluation.start(experiment.resolved, experiment.force, experiment.tracker):
-                stages.report(experiment, evaluation.folder, reranker, data, record, notes)
+                stages.report(experiment, evaluation.folder, reranker, data, record, notes, Undiagnosed())
     return show(evaluation.folder)
 
 

@@ -16,6 +16,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """One run, from config to table; returns its metrics."""
     from experiments import stages
     from experiments.config import configure
+    from experiments.findings import show_diagnosis
     from experiments.runs import Run
     from experiments.summary import show
 
@@ -26,12 +27,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
         if run.complete and not experiment.force:
             other = "" if run.same_code else ", made by another version of the code"
             print(f"{run.folder.name} is finished already{other}; here is its table again (force=true redoes it).")
-            return show(run.folder)
-        data = stages.open_data(experiment, dataset)  # split, candidates, evaluators
-        with run.start(experiment.resolved, experiment.force, experiment.tracker):
-            reranker = stages.fit(experiment, run, data)
-            stages.report(experiment, run.folder, reranker, data, run.training, [])
-    return show(run.folder)
+        else:
+            data = stages.open_data(experiment, dataset)  # split, candidates, evaluators
+            diagnosis = stages.diagnosis_of(experiment, data)
+            with run.start(experiment.resolved, experiment.force, experiment.tracker):
+                reranker = stages.fit(experiment, run, data, diagnosis)
+                stages.report(experiment, run.folder, reranker, data, run.training, [], diagnosis)
+    metrics = show(run.folder)
+    show_diagnosis(run.folder, experiment.diagnose)
+    return metrics
 
 
 if __name__ == "__main__":

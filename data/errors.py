@@ -4,7 +4,9 @@ import math
 
 
 class UserError(Exception):
-    """Ends the command with its sentence and exit code 2; see `experiments.launch`."""
+    """Ends the command with its sentence and its exit code; see `experiments.launch`."""
+
+    exit_code = 2
 
 
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data.candidates import Candidates
 from data.dataset import Dataset, sha256
-from data.errors import UserError, check_seed
+from data.errors import UserError, check_seed, one_of
 from data.files import file_sha256
 from data.sources.source import Source
 from experiments.clock import Clock
@@ -80,6 +80,8 @@ class Experiment:
     tracker: Tracker
     seed: int
     force: bool
+    check: bool  # train.py's alone, as is the next
+    diagnose: str
     root: Path
     data: Path
     cache: Path
@@ -94,7 +96,8 @@ class Experiment:
         return sha256(dataset.interactions_sha256, canonical(depends))[:16]
 
     def identity(self, dataset: Dataset) -> str:
-        """Hash of all that can change a number: the config less paths, tracking and force, with the data's hash."""
+        """Hash of all that can change a number: the config less paths, tracking and what train.py is to do, with the
+        data's hash."""
         config = {name: self.resolved[name] for name in ("protocol", "reranker", "seed")} | {"candidates": self._drawn}
         if self.reranker.trains:
             config["trainer"] = {k: v for k, v in self.resolved["trainer"].items() if k not in NO_NUMBER}
@@ -121,10 +124,11 @@ def configure(cfg: DictConfig) -> Experiment:
     """Builds every part of the experiment; the first thing that does not fit is a UserError."""
     resolved = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     resolved.pop("run", None)  # evaluate.py's
-    known = ("dataset", "protocol", "candidates", "reranker", "trainer", "tracking", "seed", "force", "paths")
+    parts = ("dataset", "protocol", "candidates", "reranker", "trainer", "tracking", "paths")
+    known = [*parts, *(f.name for f in fields(_Top))]
     for name in resolved:
         if name not in known:
-            raise UserError(unknown_key("", name, list(known)))
+            raise UserError(unknown_key("", name, known))
     paths = checked(Paths, resolved["paths"], "paths")
     split = build(resolved["protocol"]["split"], "protocol.split")
     protocol = checked(Protocol, resolved["protocol"], "protocol", split=split)
@@ -139,7 +143,9 @@ def configure(cfg: DictConfig) -> Experiment:
             f"trainer.metric_for_best_model={trainer.metric_for_best_model} is not computed; choose of "
             f"{', '.join(computed)}"
         )
-    top = checked(_Top, run := {"seed": resolved["seed"], "force": resolved["force"]}, "")
+    if resolved["diagnose"] is False:  # `off` in a YAML file
+        resolved["diagnose"] = "off"
+    top = checked(_Top, run := {f.name: resolved[f.name] for f in fields(_Top)}, "")
     candidates = checked(Candidates, resolved["candidates"], "candidates", retriever=retriever)
     name, _, k = protocol.primary.partition("_at_")
     if candidates.mode in ("sampled", "retrieved") and name in ("recall", "hit") and int(k) >= candidates.size:
@@ -158,6 +164,8 @@ def configure(cfg: DictConfig) -> Experiment:
         tracker=build(resolved["tracking"], "tracking"),
         seed=top.seed,
         force=top.force,
+        check=top.check,
+        diagnose=top.diagnose,
         root=Path(paths.root).expanduser().resolve(),
         data=Path(paths.data).expanduser().resolve(),
         cache=Path(paths.cache).expanduser().resolve(),
@@ -169,9 +177,12 @@ def configure(cfg: DictConfig) -> Experiment:
 class _Top:
     seed: int = 0
     force: bool = False
+    check: bool = False
+    diagnose: str = "warn"
 
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
+        one_of("diagnose", self.diagnose, ("off", "warn", "strict"))
 
 
 def preset(group: str, name: str) -> dict[str, Any]:

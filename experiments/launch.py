@@ -33,7 +33,7 @@ OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
 
 left_out: list[str] = []  # one sentence for each job of a sweep that could not be composed
 failed: list[Exception] = []  # of a single run
-failed_jobs: list[str] = []  # of a sweep, one sentence each
+failed_jobs: dict[str, int] = {}  # of a sweep, a sentence and the exit code of each
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -57,9 +57,11 @@ def launch(main: Callable[[], Any]) -> None:
         OSError,
         YAMLError,
     ) as error:  # OSError: no space, no permission
-        many = f"{len(failed_jobs)} jobs of the sweep failed; the first: {failed_jobs[0]}" if failed_jobs else ""
+        many = (
+            f"{len(failed_jobs)} jobs of the sweep failed; the first: {next(iter(failed_jobs))}" if failed_jobs else ""
+        )
         print(f"error: {many or sentence(error)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(max(failed_jobs.values(), default=getattr(error, "exit_code", 2)))
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
@@ -96,8 +98,9 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             if not sweeping:
                 failed.append(error)
                 return None
-            failed_jobs.append(f"{sentence(error)} ({' '.join(HydraConfig.get().overrides.task)})")
-            log.error("job failed: %s", failed_jobs[-1])
+            said = f"{sentence(error)} ({' '.join(HydraConfig.get().overrides.task)})"
+            failed_jobs[said] = getattr(error, "exit_code", 2)
+            log.error("job failed: %s", said)
             raise
         except Exception as error:
             if sweeping:

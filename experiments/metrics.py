@@ -27,6 +27,10 @@ DISPLAY = {
 }
 
 
+class NaNScores(UserError):
+    """The reranker has diverged, or never was a number."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """Ranks of the relevant items of R requests, flat: pair p is relevant item p of request `row[p]`."""
@@ -77,7 +81,7 @@ def rank(
     says how many items the protocol has set to -inf (the history), which are no candidates at all.
     """
     if np.isnan(scores).any():
-        raise UserError(f"{int(np.isnan(scores).any(axis=1).sum()):,} requests got NaN scores; the reranker diverged")
+        raise NaNScores(f"{int(np.isnan(scores).any(axis=1).sum()):,} requests got NaN scores; the reranker diverged")
     items = np.arange(requests.width) if requests.candidates is None else requests.candidates
     scores = scores.astype(np.float32, copy=False)
     if requests.candidates is not None:

@@ -16,7 +16,12 @@ from data.errors import UserError
 from data.files import write_json
 from data.splits import Split
 from experiments.config import Experiment
+from experiments.curves import read_curves
+from experiments.diagnostics import Diagnosis, Undiagnosed
 from experiments.evaluation import Evaluator
+from experiments.findings import labels as diagnosed
+from experiments.findings import write_diagnosis
+from experiments.metrics import NaNScores
 from experiments.results import labels, reference_rows, summarize, write_results
 from experiments.runs import Run
 from rerankers.base import Reranker, ScoreFn, missing
@@ -84,7 +89,13 @@ def open_data(experiment: Experiment, dataset: Dataset) -> Data:
     )
 
 
-def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
+def diagnosis_of(experiment: Experiment, data: Data) -> Undiagnosed:
+    if experiment.diagnose == "off":
+        return Undiagnosed()
+    return Diagnosis(experiment, data.dataset, data.split, {"validation": data.validation, "test": data.test})
+
+
+def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) -> Reranker:
     """The reranker, fitted now or loaded from an earlier try of the same run. Model choice sees validation alone."""
     reranker = experiment.reranker
     if run.trained:
@@ -94,6 +105,7 @@ def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
 
     def record(values: dict[str, float], step: int) -> None:
         experiment.tracker.points(run.log(values, step))
+        diagnosis.watch(values, step)
 
     def validate(score: ScoreFn) -> dict[str, float]:
         return data.validation(score, description="validating").means
@@ -104,17 +116,24 @@ def fit(experiment: Experiment, run: Run, data: Data) -> Reranker:
         )
     reranker.check(data.test.requests)
     reranker.checkpoints = run.checkpoints
-    with experiment.clock("train"):
-        reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)
-    seconds = run.elapsed
-    with experiment.clock("validate"):
-        valid = validated(reranker, data)
+    try:
+        with experiment.clock("train"), diagnosis.before(reranker):
+            reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)
+        seconds = run.elapsed - diagnosis.seconds
+        with experiment.clock("validate"):
+            valid = validated(reranker, data)
+    except NaNScores as error:
+        diagnosis.broken(reranker, read_curves(run.folder), run.folder, error)
+        raise
+    with experiment.clock("diagnose"):
+        findings = diagnosis.after(reranker, read_curves(run.folder), seconds)
     if experiment.protocol.refit_on_validation and not reranker.files:
         before = run.elapsed
         with experiment.clock("refit"):
             reranker = _refit(experiment, run, data)
         seconds += run.elapsed - before
-    run.save_model(reranker.save, {"seconds": seconds, "valid": valid, **trained_on(experiment, data.dataset)})
+    trained = {"seconds": seconds, "valid": valid, "diagnosis": findings}
+    run.save_model(reranker.save, trained | trained_on(experiment, data.dataset))
     return reranker
 
 
@@ -148,7 +167,13 @@ def _refit(experiment: Experiment, run: Run, data: Data) -> Reranker:
 
 
 def report(
-    experiment: Experiment, folder: Path, reranker: Reranker, data: Data, record: dict[str, Any], notes: list[str]
+    experiment: Experiment,
+    folder: Path,
+    reranker: Reranker,
+    data: Data,
+    record: dict[str, Any],
+    notes: list[str],
+    diagnosis: Undiagnosed,
 ) -> None:
     """Evaluates on the test requests and writes every file of the run, the manifest last.
 
@@ -172,6 +197,9 @@ def report(
         metrics = record["valid"] | summarize(evaluated, rows, data.test, protocol.primary, reranker.name)
     with experiment.clock("write"):
         write_results(folder, dataset, data.test, evaluated, rows, metrics)
+    findings = diagnosis.conclude(record.get("diagnosis", []), metrics, list(evaluated.values), data.test.requests)
+    if findings:
+        write_diagnosis(folder, findings)
     trainable, total = reranker.facts(data.test.requests).get("parameters", (0, 0))
     cost = {
         "trainable_parameters": int(trainable),
@@ -196,7 +224,7 @@ def report(
         "metrics": list(evaluated.values),
         "primary": protocol.primary,
         "seed": experiment.seed,
-        "labels": [*labels(dataset, reranker, data.test.requests, c.labels, protocol), *notes],
+        "labels": [*labels(dataset, reranker, data.test.requests, c.labels, protocol), *notes, *diagnosed(findings)],
         "notes": [*dataset.provenance.notes, *data.split.notes],
         "licence": dataset.provenance.licence,
         "files_sha256": dataset.provenance.files,

@@ -42,7 +42,7 @@ def table(metrics: dict[str, float], manifest: dict[str, Any], intervals: bool =
         caption += f"; {1 - metrics['test/share_with_a_hit']:.1%} of requests have no relevant candidate and count 0"
     if metrics["test/tie_rate"] > 0:
         caption += f"; {name} ties a relevant item in {metrics['test/tie_rate']:.1%} of requests (broken at random)"
-    shown, repeated = _distinct(metrics, manifest["metrics"])
+    shown, repeated = distinct(metrics, manifest["metrics"])
     if repeated:
         caption += f"; not shown, as they equal a row above: {', '.join(map(display, repeated))}"
     out = Table(title=title, caption=caption)
@@ -52,7 +52,7 @@ def table(metrics: dict[str, float], manifest: dict[str, Any], intervals: bool =
     for metric in shown:
         m = f"test/{{}}/{metric}".format
         value = metrics[f"test/{metric}"]
-        star = "*" if _is_chance(metrics, metric) else ""
+        star = "*" if is_chance(metrics, metric) else ""
         around_chance = _interval(metrics, m("chance_low"), m("chance_high")) if intervals else ""
         cells = [f"{metrics[m('chance')]:.4f}{around_chance}"]
         cells += [f"{metrics[m(key)]:.4f}" for key, _ in others]
@@ -62,7 +62,7 @@ def table(metrics: dict[str, float], manifest: dict[str, Any], intervals: bool =
     return out
 
 
-def _distinct(metrics: dict[str, float], names: list[str]) -> tuple[list[str], list[str]]:
+def distinct(metrics: dict[str, float], names: list[str]) -> tuple[list[str], list[str]]:
     """With one relevant item a request, Hit = Recall, and at k = 1 all metrics agree: one row says it."""
     rows = [row for row in ("chance", "first_stage", "popularity") if f"test/{row}/{names[0]}" in metrics]
     seen: dict[tuple[float, ...], str] = {}
@@ -72,7 +72,7 @@ def _distinct(metrics: dict[str, float], names: list[str]) -> tuple[list[str], l
     return list(seen.values()), [name for name in names if name not in seen.values()]
 
 
-def _is_chance(metrics: dict[str, float], metric: str) -> bool:
+def is_chance(metrics: dict[str, float], metric: str) -> bool:
     """Inside chance's 95 % interval, where that has a width: recall of all candidates is the same in any order."""
     low, high = metrics[f"test/chance_low/{metric}"], metrics[f"test/chance_high/{metric}"]
     return low < high - 1e-12 and low <= metrics[f"test/{metric}"] <= high
@@ -88,7 +88,7 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
     value = metrics[f"test/{primary}"]
     speed = f"{cost['milliseconds_per_request']:.2g} ms a request"
     parts = []
-    if _is_chance(metrics, primary) and name != "random":
+    if is_chance(metrics, primary) and name != "random":
         low, high = metrics[f"test/chance_low/{primary}"], metrics[f"test/chance_high/{primary}"]
         parts.append(
             f"{name}'s {display(primary)} of {value:.4f} is what chance gives ({low:.4f} to {high:.4f}): it "

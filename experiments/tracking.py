@@ -28,7 +28,7 @@ PARENT = "RERANK_MLFLOW_PARENT"  # environment variable: the sweep's run, made o
 CURVE = "curve/"  # so that a curve and a final value never share a name
 BATCH, SECONDS = 500, 10.0
 INTERVALS = re.compile(r"/(chance_)?(low|high)/")  # in metrics.json, which goes along; here they hide the rest
-ARTIFACTS = ("config.yaml", "metrics.json", "cost.json", "environment.json", "manifest.json", "patch.diff")
+ARTIFACTS = "config.yaml metrics.json cost.json environment.json manifest.json diagnosis.json patch.diff".split()
 
 
 class Tracker:
@@ -71,6 +71,7 @@ class MLflowTracker(Tracker):
 
     def finish(self, failed: bool = False) -> None:
         self._try(self._flush)
+        self._try(self._diagnosis)
         if not failed:
             self._try(self._final)
         self._try(lambda: self._client().set_terminated(self.state["run_id"], "FAILED" if failed else "FINISHED"))
@@ -152,6 +153,12 @@ class MLflowTracker(Tracker):
             sent[p["name"]] = max(p["step"], sent.get(p["name"], -1))
         self._save(sent=sent)
         self.buffer, self.sent_at = [], time.monotonic()
+
+    def _diagnosis(self) -> None:
+        """Of a run that failed too: it says why."""
+        path = self.folder / "diagnosis.json"
+        if path.exists():
+            self._client().set_tag(self.state["run_id"], "diagnosis", read_json(path)["tag"])
 
     def _final(self) -> None:
         from mlflow.entities import Metric, RunTag

@@ -1,0 +1,255 @@
+"""Why did it not learn? Checks before, during and after each training, for every reranker, through the contract alone.
+
+    python train.py diagnose=warn      # the default: a table, diagnosis.json, a label and an MLflow tag
+    python train.py diagnose=strict    # and exit code 1 when a check failed
+    python train.py check=true         # seconds of checks before hours are spent; see `experiments.preflight`
+
+Whatever chooses or judges is measured on validation; test metrics are only read. The numbers of a run are the same
+with any value of `diagnose`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.dataset import Dataset, Requests
+from data.splits import Split
+from experiments import data_checks, evidence, score_checks, training_checks
+from experiments.config import Experiment
+from experiments.evaluation import Evaluator
+from experiments.findings import FAIL, INFO, Finding, raise_failed, show_findings, write_diagnosis
+from experiments.significance import compare
+from experiments.summary import distinct
+from experiments.training_checks import Rate
+from rerankers.base import Reranker
+
+log = logging.getLogger(__name__)
+LOSSES = ("train_letter_loss", "train_loss")  # the one over a request's candidates first
+SMALL = 5_000_000  # parameters of a model that is trained whole, and from scratch
+PATIENCE = 0.4  # share of training after which a loss at chance is told
+
+
+class Undiagnosed:
+    """The null object: `diagnose=off`, and evaluate.py, which trains nothing."""
+
+    seconds = 0.0
+
+    def before(self, reranker: Reranker) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def watch(self, values: dict[str, float], step: int) -> None: ...
+
+    def after(self, reranker: Reranker, points: list[dict[str, Any]], seconds: float) -> list[dict[str, str]]:
+        return []
+
+    def broken(self, reranker: Reranker, points: list[dict[str, Any]], folder: Path, error: Exception) -> None: ...
+
+    def conclude(
+        self, record: list[dict[str, str]], metrics: dict[str, float], names: list[str], requests: Requests
+    ) -> list[Finding]:
+        return []
+
+
+@dataclass
+class Diagnosis(Undiagnosed):
+    experiment: Experiment
+    dataset: Dataset
+    split: Split
+    phases: dict[str, Evaluator]  # validation and test
+    findings: list[Finding] = field(default_factory=list)
+    seconds: float = 0.0  # of checks inside the training
+    told: set[str] = field(default_factory=set)
+    seen: list[float] = field(default_factory=list)  # logged losses
+
+    @property
+    def trained(self) -> bool:
+        reranker = self.experiment.reranker
+        return reranker.trains and reranker.trainer.num_train_epochs > 0
+
+    @contextmanager
+    def before(self, reranker: Reranker) -> Iterator[None]:
+        """Inside, `reranker.build` is followed by the checks of data, labels and prompts: `fit` begins with building,
+        and a large model must not be built twice."""
+        build = reranker.build
+
+        def built(dataset: Dataset, split: Split) -> None:
+            build(dataset, split)
+            started = time.perf_counter()
+            with evidence.undisturbed():
+                self.findings = self.before_training(reranker)
+            self.seconds += time.perf_counter() - started
+
+        if not reranker.trains:
+            self.findings = self.before_training(reranker)
+        reranker.build = built  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del reranker.build
+
+    def before_training(self, reranker: Reranker) -> list[Finding]:
+        """3, 5, 6, 7, 14 and the trainable parameters."""
+        phases = {name: part for name, part in self.phases.items() if len(part.requests)}
+        part = phases.get("validation", phases["test"])
+        part = evidence.take(part, evidence.chosen(len(part.requests), evidence.MOST, part.seed))
+        facts = reranker.facts(part.requests)
+        letters = "label_ids" in facts
+        found = []
+        if "parameters" in facts:
+            found.append(data_checks.trainable(facts["parameters"]))
+        n_rows = int(facts.get("training_rows", [len(self.split.train)])[0])
+        found.append(data_checks.samples(n_rows, part.requests.histories.lengths))
+        if "prompt_lengths" in facts:
+            found.append(data_checks.prompt_lengths(facts["prompt_lengths"], facts["shortened"]))
+        if letters:
+            found.append(data_checks.labels_found(facts["label_ids"], part.requests.width))
+        if "trained_prompt" in facts:
+            found.append(data_checks.same_prompt(facts["trained_prompt"], facts["scored_prompt"]))
+        candidates = self.experiment.candidates
+        if part.requests.candidates is not None:
+            places = {name: evidence.targets(p.requests, p.relevance) for name, p in phases.items()}
+            shares = {name: len(rows) / len(phases[name].requests) for name, (_, _, rows) in places.items()}
+            found.append(data_checks.target_listed(shares, candidates.mode))
+            found.append(data_checks.candidate_diversity(part.requests.candidates, len(self.dataset.catalog)))
+            columns, lengths = (np.concatenate([place[i] for place in places.values()]) for i in (0, 1))
+            ordered = candidates.presentation == "first_stage"
+            if len(columns):
+                found.append(data_checks.target_position(columns, lengths, ordered, letters, "target position"))
+        if "target_columns" in facts:
+            columns = facts["target_columns"]
+            lengths = np.full(len(columns), max(part.requests.width, int(columns.max(initial=0)) + 1))
+            found.append(data_checks.target_position(columns, lengths, False, letters, "trained position"))
+        return found
+
+    def watch(self, values: dict[str, float], step: int) -> None:
+        """During training: tells at once, and once, what cannot end well. Nothing is stopped."""
+        name = next((name for name in LOSSES if name in values), None)
+        if name is None:
+            return
+        loss, chance = values[name], self.experiment.reranker.chance_loss(self.phases["validation"].requests)
+        rate = self.rate(self.experiment.reranker)
+        if not math.isfinite(loss):
+            return self._tell("nan", "%s is %s at step %d; %s", name, loss, step, rate.advice(faster=False))
+        self.seen.append(loss)
+        recent = float(np.mean(self.seen[-5:]))
+        if len(self.seen) >= 5 and recent > 1.5 * max(float(np.mean(self.seen[:3])), chance or 0.0):
+            self._tell("diverges", "%s diverges: %.2f at step %d; %s", name, recent, step, rate.advice(faster=False))
+        trainer = self.experiment.reranker.trainer
+        done = step / trainer.max_steps if trainer.max_steps > 0 else values.get("epoch", 0) / trainer.num_train_epochs
+        if chance is None or not PATIENCE <= done < 1 or len(self.seen) < 5:
+            return
+        if training_checks.at_chance(recent, chance) and recent < 1.5 * chance:
+            said = "%s is still at chance (%.2f, %s) after %.0f %% of the training; %s"
+            self._tell("chance", said, name, recent, training_checks.ln(chance), 100 * done, rate.advice(faster=True))
+
+    def _tell(self, what: str, *message: Any) -> None:
+        if what not in self.told:
+            self.told.add(what)
+            log.warning(*message)
+
+    def rate(self, reranker: Reranker) -> Rate:
+        trainable, total = reranker.facts(self.phases["test"].requests.take(slice(0, 1))).get("parameters", (0, 0))
+        return Rate(reranker.trainer.learning_rate, bool(trainable == total < SMALL))
+
+    def after(self, reranker: Reranker, points: list[dict[str, Any]], seconds: float) -> list[dict[str, str]]:
+        """Checks of the fitted model: the curves, then its scores of validation requests. Returns all findings."""
+        self.curves(reranker, points)
+        if reranker.validates and len(self.phases["validation"].requests):
+            with evidence.undisturbed():
+                self.findings += self.after_training(reranker, seconds)
+        return [asdict(finding) for finding in self.findings]
+
+    def broken(self, reranker: Reranker, points: list[dict[str, Any]], folder: Path, error: Exception) -> None:
+        """The training ended in NaN: what is known until then, so that nobody has to guess."""
+        self.curves(reranker, points)
+        advice = self.rate(reranker).advice(faster=False)
+        self.findings.append(Finding("predictions", FAIL, str(error), f"{advice}; is bf16 or fp16 the cause?"))
+        write_diagnosis(folder, self.findings)
+        show_findings(self.findings, "Diagnosis")
+        if self.experiment.diagnose == "strict":
+            raise_failed(self.findings, f"training ended in NaN, see {folder / 'diagnosis.json'}")
+
+    def curves(self, reranker: Reranker, points: list[dict[str, Any]]) -> None:
+        """1, 2 and the rest of 8."""
+        if not reranker.trains:
+            return
+        if not self.trained:
+            said = "untrained: the model is as it was made or loaded"
+            self.findings.append(Finding("training", INFO, said, "trainer.num_train_epochs= trains it"))
+            return
+        rate, found = self.rate(reranker), self.findings
+        requests = self.phases["validation"].requests
+        curve = next((c for name in LOSSES if (c := evidence.curve(points, name))), None)
+        if curve is not None:
+            chance = reranker.chance_loss(requests)
+            found.append(training_checks.training_length(float(curve.epoch[-1]), max(p["step"] for p in points)))
+            if chance is not None:
+                listed = curve.name == LOSSES[0] or abs(chance - math.log(requests.width)) < 1e-6
+                n = round(math.exp(chance)) if listed and requests.candidates is not None else None
+                found.append(training_checks.loss_level(curve, chance, n, rate))
+            found.append(training_checks.loss_curve(curve, chance, rate))
+        facts = reranker.facts(requests.take(slice(0, 1)))
+        if "weight_change" in facts:
+            found.append(training_checks.weights_moved(float(facts["weight_change"][0]), rate))
+        if (norms := evidence.curve(points, "grad_norm")) is not None:
+            found.append(training_checks.gradients(norms.value, reranker.trainer.max_grad_norm, rate))
+
+    def after_training(self, reranker: Reranker, seconds: float) -> list[Finding]:
+        """4, 9, 10, 12 and 13, on a seeded choice of validation requests, and 1 and 2 on these."""
+        whole, primary = self.phases["validation"], self.experiment.protocol.primary
+        n = evidence.affordable(reranker, whole, seconds)
+        scored = evidence.score(reranker, evidence.take(whole, evidence.chosen(len(whole.requests), n, whole.seed)))
+        requests, spread = scored.requests, scored.spread
+        logits = reranker.chance_loss(requests) is not None
+        _, low, high = scored.evaluator.chance(scored.evaluated.ranks).interval(primary)
+        value = scored.evaluated.means[primary]
+        rate = self.rate(reranker).advice(faster=True)
+        found = []
+        if self.trained:
+            falls = any(f.check == "loss curve" and f.verdict not in (FAIL, INFO) for f in self.findings)
+            loss = scored.loss if logits else None
+            found.append(score_checks.validation(primary, value, low, high, loss, falls, rate))
+        entropy, width = scored.entropy
+        expected = "" if self.trained else "untrained" if reranker.trains else "it has no logits"
+        expected = expected or ("they rank all the same" if value > high else "")
+        found.append(score_checks.prediction_spread(spread, entropy if logits else None, width, expected, rate))
+        found.append(score_checks.determinism(evidence.difference(scored.scores, reranker.score(requests)), spread))
+        again = evidence.reloaded(reranker, requests)
+        if again is None:
+            found.append(Finding("reload", INFO, "not checked: no memory for the model twice"))
+        else:
+            found.append(score_checks.reload(evidence.difference(scored.scores, again), spread))
+        if reranker.order_sensitive and requests.candidates is not None:
+            found.append(score_checks.predicted_position(scored.best, evidence.widths(requests)))
+            found.append(score_checks.order_sensitivity(primary, *evidence.under_orders(reranker, scored, primary)))
+        if self.trained and self.dataset.kind == "recommendation":
+            size = 50 if requests.candidates is None else requests.width
+            asked = evidence.last_items(self.dataset, self.split, whole, size, n)
+            if asked is not None:
+                train, valid = (evidence.score(reranker, part).evaluated.values[primary] for part in asked)
+                compared = compare(train, valid, whole.seed)
+                means = float(train.mean()), float(valid.mean())
+                found.append(training_checks.generalisation(primary, *means, compared))
+        return found
+
+    def conclude(
+        self, record: list[dict[str, str]], metrics: dict[str, float], names: list[str], requests: Requests
+    ) -> list[Finding]:
+        """11, beside what was found when the model was trained (`record`)."""
+        findings = [Finding(**finding) for finding in record]
+        primary = self.experiment.protocol.primary
+        how = f"{requests.width:,} candidates" if requests.candidates is not None else "the whole catalogue"
+        names, _ = distinct(metrics, names)
+        mild = self.experiment.reranker.name == "random" or (self.experiment.reranker.trains and not self.trained)
+        findings.append(score_checks.against_chance(metrics, names, primary, how, mild))
+        first = score_checks.against_first_stage(metrics, names, primary, mild or not self.trained)
+        return findings if first is None else [*findings, first]
