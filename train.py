@@ -3,6 +3,7 @@
 python train.py                                             # bert4rec on the demo data
 python train.py dataset=ml_100k reranker=bert4rec candidates=full
 python train.py -m reranker=popularity,bert4rec seed=0,1,2  # a sweep
+python train.py check=true                                  # seconds of checks before hours are spent
 python train.py --cfg job                                   # every key and its value
 """
 
@@ -17,11 +18,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from experiments import stages
     from experiments.config import configure
     from experiments.findings import show_diagnosis
+    from experiments.preflight import preflight
     from experiments.runs import Run
     from experiments.summary import show
 
     experiment = configure(cfg)  # everything is checked before any data is read
     dataset = stages.load(experiment)
+    if experiment.check:
+        preflight(experiment, stages.open_data(experiment, dataset))
+        return {}
     run = Run(experiment.root / "runs" / experiment.name(dataset))
     with run.lock(experiment.root):
         if run.complete and not experiment.force:

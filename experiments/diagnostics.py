@@ -212,16 +212,17 @@ class Diagnosis(Undiagnosed):
         logits = reranker.chance_loss(requests) is not None
         _, low, high = scored.evaluator.chance(scored.evaluated.ranks).interval(primary)
         value = scored.evaluated.means[primary]
-        rate = self.rate(reranker).advice(faster=True)
+        advice = self.rate(reranker).advice(faster=True)  # or what the failed loss asks for
+        advice = next((f.advice for f in self.findings if f.check.startswith("loss") and f.verdict == FAIL), advice)
         found = []
         if self.trained:
             falls = any(f.check == "loss curve" and f.verdict not in (FAIL, INFO) for f in self.findings)
             loss = scored.loss if logits else None
-            found.append(score_checks.validation(primary, value, low, high, loss, falls, rate))
+            found.append(score_checks.validation(primary, value, low, high, loss, falls, advice))
         entropy, width = scored.entropy
         expected = "" if self.trained else "untrained" if reranker.trains else "it has no logits"
         expected = expected or ("they rank all the same" if value > high else "")
-        found.append(score_checks.prediction_spread(spread, entropy if logits else None, width, expected, rate))
+        found.append(score_checks.prediction_spread(spread, entropy if logits else None, width, expected, advice))
         found.append(score_checks.determinism(evidence.difference(scored.scores, reranker.score(requests)), spread))
         again = evidence.reloaded(reranker, requests)
         if again is None:

@@ -85,7 +85,7 @@ def order_sensitivity(metric: str, values: np.ndarray, changed: float, noise: fl
     """13: the metric under each order [5], share of requests whose best item changes, and the standard deviation of an
     item's score over orders relative to that between items."""
     evidence = (
-        f"{display(metric)} is {values.mean():.3f} +- {values.std():.3f} under {len(values)} orders of the candidates, "
+        f"{display(metric)} is {values.mean():.3f} +- {values.std():.3f} under {len(values)} candidate orders, "
         f"the best item changes in {changed:.0%} of the requests, an item's score varies by {noise:.2f} of the spread"
     )
     if changed <= 0.5:
