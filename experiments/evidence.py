@@ -92,14 +92,15 @@ class Scored:
         return np.where(first == first.max(axis=1, keepdims=True), noise, -1).argmax(axis=1)
 
 
-def score(reranker: Reranker, evaluator: Evaluator) -> Scored:
+def score(reranker: Reranker, evaluator: Evaluator, keep: bool = False) -> Scored:
+    """`keep`: the ranked lists too."""
     parts = []
 
     def kept(requests: Requests) -> np.ndarray:
         parts.append(np.array(reranker.score(requests), dtype=np.float32))
         return parts[-1]
 
-    evaluated = evaluator(kept, description="diagnosing")
+    evaluated = evaluator(kept, keep, description="diagnosing")
     return Scored(evaluator, np.concatenate(parts), evaluated)
 
 

@@ -45,7 +45,7 @@ def preflight(experiment: Experiment, data: Data) -> None:
     reranker = replace(experiment.reranker)
     phases = {"validation": data.validation, "test": data.test}
     diagnosis = Diagnosis(experiment, data.dataset, data.split, phases)
-    if not reranker.trains:
+    if not diagnosis.trained:
         findings = diagnosis.before_training(reranker)
         show_findings(findings, "Preflight")
         print(f"{reranker.name} has nothing to train.")

@@ -1,0 +1,41 @@
+"""The config of a finished run again, for the commands that look at one: its stored overrides, then the new ones.
+
+Light on purpose (Hydra alone), so that `--help` answers in a second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from data.errors import UserError
+from experiments.launch import ROOT
+
+FIXED = ("reranker", "reranker.name", "reranker.path", "tuned", "trainer", "seed", "experiment")  # by the training
+
+
+def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
+    """`run=X a=1` becomes the stored overrides of run X, less those given again, then `run=<folder> a=1`."""
+    from experiments.runs import find_run  # heavy
+
+    values = dict(word.partition("=")[::2] for word in arguments if "=" in word and not word.startswith("-"))
+    if "run" not in values or {"--help", "-h"} & set(arguments):
+        return arguments
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError("this command takes one run at a time; call it once for each")
+    for key in values:
+        if key in FIXED or key.startswith("trainer."):
+            raise UserError(
+                f"{key}= belongs to the training of the run and cannot change now; train again with train.py"
+            )
+    root = Path(values.get("paths.root", ROOT)).expanduser().resolve()
+    folder = find_run(root, values["run"])
+    stored = [str(word) for word in OmegaConf.load(folder / "overrides.yaml")]
+    new_groups = tuple(f"{key}." for key in values if "." not in key)  # dataset=other drops the old dataset.path=
+    kept = [
+        word
+        for word in stored
+        if (key := word.partition("=")[0].lstrip("+~")) not in values and not key.startswith(new_groups)
+    ]
+    return ["hydra.mode=RUN", *kept, *(word for word in arguments if not word.startswith("run=")), f"run={folder}"]
