@@ -17,11 +17,7 @@ class Clock:
     def __call__(self, stage: str) -> Iterator[None]:
         """Times a stage; a stage that comes again adds up. Peaks are of the stage alone where the system can tell
         (Linux), else of the process so far."""
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is in memory now
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        start_peak_again()
         started = time.perf_counter()
         yield
         before = self.stages.get(stage, {"seconds": 0.0, "peak_memory_mb": 0.0})
@@ -33,6 +29,15 @@ class Clock:
     @property
     def peak_memory_mb(self) -> float:
         return max((stage["peak_memory_mb"] for stage in self.stages.values()), default=peak_memory_mb())
+
+
+def start_peak_again() -> None:
+    """The peak starts from what is in memory now."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory_mb() -> float:

@@ -267,16 +267,18 @@ class LetterReranker(Reranker):
 
     def facts(self, requests: Requests) -> dict[str, np.ndarray]:
         prompts = [self._prompt(requests, row, columns) for row, columns in enumerate(self._columns(requests, 0))]
+        labels = {} if self.invariant else {"label_ids": self.answer_tokens(requests.width).cpu().numpy()}
         return training_facts(self, self.network) | {
-            "label_ids": self.answer_tokens(max(requests.width, 2)).cpu().numpy(),
+            **labels,
             "prompt_lengths": np.array([len(prompt.ids) for prompt in prompts]),
             "shortened": np.array([prompt.shortened for prompt in prompts]),
-            **(self._as_trained_and_as_scored() if hasattr(self, "rows") else {}),
+            **(self._of_training_rows() if hasattr(self, "rows") else {}),
         }
 
-    def _as_trained_and_as_scored(self, n: int = 8) -> dict[str, np.ndarray]:
-        """Hashes of the first training prompts, as the training batch holds them and as scoring renders them."""
-        rows = list(range(min(n, len(self.rows))))
+    def _of_training_rows(self) -> dict[str, np.ndarray]:
+        """Where the targets stand, and hashes of prompts as the training batch holds them and as scoring has them."""
+        _, _, columns = self.rows.draw(list(range(min(512, len(self.rows)))))
+        rows = list(range(min(8, len(self.rows))))
         batch = self.rows([{"row": row} for row in rows])
         histories, candidates, _ = self.rows.draw(rows)
         asked = Requests(self.catalog, np.arange(len(rows)), histories, candidates=candidates)
@@ -284,4 +286,5 @@ class LetterReranker(Reranker):
         trained = [ids[:end].numpy() for ids, end in zip(batch["input_ids"], last, strict=True)]
         scored = [self._prompt(asked, row, np.arange(candidates.shape[1])).ids for row in rows]
         digest = [[int(sha256(ids)[:15], 16) for ids in prompts] for prompts in (trained, scored)]
-        return {"trained_prompt": np.array(digest[0]), "scored_prompt": np.array(digest[1])}
+        prompts = {"trained_prompt": np.array(digest[0]), "scored_prompt": np.array(digest[1])}
+        return {"target_columns": columns, **prompts}
