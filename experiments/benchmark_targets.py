@@ -165,9 +165,7 @@ def letter_rows(cfg: DictConfig) -> list[Row]:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
     }
-    config = Qwen3Config(
-        vocab_size=vocabulary, head_dim=64, intermediate_size=768, tie_word_embeddings=True, use_cache=False, **shape
-    )
+    config = Qwen3Config(vocab_size=vocabulary, tie_word_embeddings=True, use_cache=False, **shape)
     base: Any = Qwen3ForCausalLM(config)
     add_answer_head(base)
     model = Lora(lora_dropout=0.0).wrap(base)
