@@ -134,9 +134,7 @@ class Writer:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.generation_config.pad_token_id = self.tokenizer.pad_token_id
-        if checkpoint.kind == BLIP:
-            return
-        if not self.reader.chat_template:
+        if checkpoint.kind != BLIP and not self.reader.chat_template:
             raise UserError(f"model={checkpoint.name} has no chat template; choose an instruct (chat) model")
         self.room = {False: self._room(None)}  # by whether there is a picture
         if checkpoint.kind == VISION:
@@ -189,7 +187,11 @@ class Writer:
         context = getattr(self.checkpoint.config.get_text_config(), "max_position_embeddings", None)
         if context is None:
             return LONGEST
-        room = context - self._chat([""], [picture])["input_ids"].shape[1] - self.max_new_tokens - MARGIN
+        if self.checkpoint.kind == BLIP:
+            taken = len(self.tokenizer(self.prompt or "")["input_ids"])
+        else:
+            taken = self._chat([""], [picture])["input_ids"].shape[1]
+        room = context - taken - self.max_new_tokens - MARGIN
         if room < 1:
             raise UserError(
                 f"prompt= and max_new_tokens={self.max_new_tokens} leave no room in the {context} tokens of "

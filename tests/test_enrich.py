@@ -221,6 +221,8 @@ def test_a_long_text_is_cut_and_the_instruction_stays(tmp_path: Path, models: di
         assert writer([long, "lamp"], [picture, picture])[1] == writer(["lamp"], [picture])[0]
     with pytest.raises(UserError, match="leave no room in the 256 tokens of model="):
         Writer(short, "Summarize this chair.", 250)
+    with pytest.raises(UserError, match="leave no room in the 64 tokens of model="):
+        Writer(find_model(str(models["blip"]), None), None, 64)
 
 
 def test_control_tokens_in_an_items_text_are_text(models: dict[str, Path]) -> None:

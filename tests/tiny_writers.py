@@ -38,7 +38,7 @@ def blip(folder: Path, seed: int = 0) -> Path:
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     size["initializer_range"] = WIDE  # type: ignore[assignment]
     text = {"vocab_size": len(vocabulary) + 2, "bos_token_id": len(vocabulary), "eos_token_id": 3, "sep_token_id": 3}
-    text |= {"pad_token_id": 0, "encoder_hidden_size": 32, "projection_dim": 16, "max_position_embeddings": 32}
+    text |= {"pad_token_id": 0, "encoder_hidden_size": 32, "projection_dim": 16, "max_position_embeddings": 64}
     vision = {"image_size": 32, "patch_size": 16, "projection_dim": 16}
     config = BlipConfig(text_config=size | text, vision_config=size | vision, projection_dim=16)
     BlipForConditionalGeneration(config).save_pretrained(folder)
