@@ -189,9 +189,12 @@ class Diagnosis(Undiagnosed):
         rate, found = self.rate(reranker), self.findings
         requests = self.phases["validation"].requests
         curve = next((c for name in LOSSES if (c := evidence.curve(points, name))), None)
-        if curve is not None:
+        if points:
+            found.append(training_checks.training_length(points[-1]["epoch"], points[-1]["step"]))
+        if curve is None:
+            found.append(Finding("loss curve", INFO, "no loss was logged: trainer.logging_steps=1 logs each step"))
+        else:
             chance = reranker.chance_loss(requests)
-            found.append(training_checks.training_length(float(curve.epoch[-1]), max(p["step"] for p in points)))
             if chance is not None:
                 listed = curve.name == LOSSES[0] or abs(chance - math.log(requests.width)) < 1e-6
                 n = round(math.exp(chance)) if listed and requests.candidates is not None else None
@@ -229,8 +232,9 @@ class Diagnosis(Undiagnosed):
             found.append(Finding("reload", INFO, "not checked: no memory for the model twice"))
         else:
             found.append(score_checks.reload(evidence.difference(scored.scores, again), spread))
-        if reranker.order_sensitive and requests.candidates is not None:
-            found.append(score_checks.predicted_position(scored.best, evidence.widths(requests)))
+        answered = scored.answered
+        if reranker.order_sensitive and requests.candidates is not None and answered.any():
+            found.append(score_checks.predicted_position(scored.best[answered], evidence.widths(requests)[answered]))
             found.append(score_checks.order_sensitivity(primary, *evidence.under_orders(reranker, scored, primary)))
         if self.trained and self.dataset.kind == "recommendation":
             size = 50 if requests.candidates is None else requests.width

@@ -56,32 +56,43 @@ class Scored:
     def listed(self) -> np.ndarray:
         """[R, N] bool: a candidate that has a score."""
         candidates = self.requests.candidates
-        return np.isfinite(self.scores) & (True if candidates is None else candidates >= 0)
+        finite = np.isfinite(self.scores)
+        return finite if candidates is None else finite & (candidates >= 0)
+
+    @property
+    def answered(self) -> np.ndarray:
+        """[R] bool: requests that have a candidate with a score."""
+        return self.listed.any(axis=1)
 
     @property
     def logits(self) -> np.ndarray:
         """[R, N] log-probabilities over the candidates, -inf where there is none."""
-        return log_softmax(np.where(self.listed, self.scores.astype(np.float64), -np.inf), axis=1)
+        out = np.full(self.scores.shape, -np.inf)
+        masked = np.where(self.listed, self.scores.astype(np.float64), -np.inf)
+        out[self.answered] = log_softmax(masked[self.answered], axis=1)
+        return out
 
     @property
     def spread(self) -> float:
         """Standard deviation of the scores of a request, on average."""
-        return float(np.nanmean(np.nanstd(np.where(self.listed, self.scores, np.nan), axis=1)))
+        return float(np.ma.array(np.where(self.listed, self.scores, 0), mask=~self.listed).std(axis=1).mean())
 
     @property
     def entropy(self) -> tuple[float, float]:
         """Of the softmax over the candidates, on average in nats, and the number of candidates."""
-        logits = self.logits
-        nats = -(np.exp(logits) * np.where(self.listed, logits, 0)).sum(axis=1)
-        return float(nats.mean()), float(np.exp(np.log(self.listed.sum(axis=1)).mean()))
+        listed = self.listed[self.answered]
+        logits = self.logits[self.answered]
+        nats = -(np.exp(logits) * np.where(listed, logits, 0)).sum(axis=1)
+        return float(nats.mean()), float(np.exp(np.log(listed.sum(axis=1)).mean()))
 
     @property
     def loss(self) -> tuple[float, float] | None:
         """Cross-entropy over the candidates of the requests whose list holds a target, and ln of their number."""
         columns, _, rows = targets(self.requests, self.evaluator.relevance)
+        loss = -self.logits[rows, columns]
+        rows, loss = rows[np.isfinite(loss)], loss[np.isfinite(loss)]
         if not len(rows):
             return None
-        loss = -self.logits[rows, columns]
         return float(loss.mean()), float(np.log(self.listed[rows].sum(axis=1)).mean())
 
     @property
@@ -174,9 +185,9 @@ def under_orders(reranker: Reranker, scored: Scored, metric: str) -> tuple[np.nd
         logits.append(np.empty_like(again.logits))
         np.put_along_axis(logits[-1], order, again.logits, axis=1)
         best.append(order[np.arange(len(order)), again.best])
-    stack = np.where(scored.listed, np.stack(logits), np.nan)  # [ORDERS, R, N]
-    between = np.nanstd(np.nanmean(stack, axis=0), axis=1).mean()
-    noise = float(np.nanmean(np.nanstd(stack, axis=0)) / max(between, 1e-12))
+    listed = np.broadcast_to(scored.listed, (ORDERS, *scored.listed.shape))
+    stack = np.ma.array(np.where(listed, np.stack(logits), 0), mask=~listed)  # [ORDERS, R, N]
+    noise = float(stack.std(axis=0).mean() / max(stack.mean(axis=0).std(axis=1).mean(), 1e-12))
     changed = np.mean([best[0] != other for other in best[1:]])
     return np.array(values), float(changed), noise
 

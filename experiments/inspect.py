@@ -95,7 +95,8 @@ def described(scored: "Scored", row: int, k: int) -> str:
     who = "" if requests.names is None else f"user {requests.names[row]}: "
     if rank == float("inf"):
         return f"{who}MISS, the truth is not among its {scored.listed[row].sum():,} candidates"
-    return f"{who}{'HIT' if rank <= k else 'MISS'} (Hit@{k}), the truth is ranked {rank:.0f} of {scored.listed[row].sum():,}"
+    where = f"ranked {rank:.0f} of {scored.listed[row].sum():,}"
+    return f"{who}{'HIT' if rank <= k else 'MISS'} (Hit@{k}), the truth is {where}"
 
 
 def show_request(reranker: "Reranker", scored: "Scored", row: int) -> None:
@@ -133,14 +134,7 @@ def show_request(reranker: "Reranker", scored: "Scored", row: int) -> None:
     assert scored.evaluated.items is not None
     order = [int(np.flatnonzero(items == item)[0]) for item in scored.evaluated.items[row, :TOP] if item >= 0]
     table = Table(title=f"The best {TOP}; probabilities are a softmax over the candidates' scores")
-    for name in (
-        "rank",
-        "label" if reranker.order_sensitive else "shown at",
-        "item",
-        "probability",
-        "first stage",
-        "",
-    ):
+    for name in ("rank", "shown at", "item", "probability", "first stage", ""):
         table.add_column(name, justify="right" if name in ("rank", "probability", "first stage") else "left")
     probability = np.exp(scored.logits[row])
     for rank, column in enumerate(order, start=1):

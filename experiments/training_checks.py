@@ -33,6 +33,13 @@ class Curve:
         noise = float(np.sqrt((np.diff(value) ** 2).mean() / 2)) if len(value) > 3 else 0.0
         return float(value[:k].mean()), float(value[-k:].mean()), noise * math.sqrt(2 / k)
 
+    @property
+    def swing(self) -> float:
+        """How much the means of the last twentieths differ from one to the next, as a standard deviation."""
+        size = max(1, len(self.value) // 20)
+        late = self.value[len(self.value) % size :].reshape(-1, size).mean(axis=1)[-10:]
+        return float(np.sqrt((np.diff(late) ** 2).mean() / 2)) if len(late) > 3 else 0.0
+
     def at(self, epoch: float) -> float:
         """Mean of the twentieth of the curve that ends at `epoch`."""
         last = int(np.searchsorted(self.epoch, epoch + 1e-6)) or 1
@@ -108,22 +115,19 @@ def loss_curve(curve: Curve, chance: float | None, rate: Rate) -> Finding:
         return finding(FAIL, "is 0 throughout", "nothing is asked: the loss mask hides every label")
     if len(curve.value) < 2:
         return finding(INFO, f"has one value, {curve.value[0]:.2f}", "trainer.logging_steps=1 shows more")
-    first, last, error = curve.ends
+    (first, last, error), swing = curve.ends, curve.swing
     said = f"{first:.2f} in the first tenth, {last:.2f} in the last (standard error {error:.2g})"
     known = f"; {ln(chance)} is chance" if chance is not None else ""
     if last > first + max(3 * error, 0.1 * abs(first)) or (chance is not None and last > 1.5 * chance):
         return finding(FAIL, f"diverges: {said}{known}", rate.advice(faster=False))
+    if swing > max(0.3 * (first - last), 0.1 * abs(last)):
+        return finding(WARN, f"oscillates: {said}, swings of {swing:.2f} at the end", rate.advice(faster=False))
     if first - last < max(3 * error, 0.01 * abs(first)):
         flat = f"is flat at {last:.2f}: {said}{known}"
         if chance is not None and not at_chance(last, chance, error):
             return finding(WARN, flat, f"{rate.advice(faster=True)}, or trained enough already")
         too_fast = rate.used > 2 * (SCRATCH_RATES if rate.small else TUNED_RATES)[-1]
         return finding(FAIL, flat, rate.advice(faster=not too_fast))
-    size = max(1, len(curve.value) // 20)
-    late = curve.value[: len(curve.value) // size * size].reshape(-1, size).mean(axis=1)[-10:]
-    swing = float(np.sqrt((np.diff(late) ** 2).mean() / 2)) if len(late) > 3 else 0.0
-    if swing > max(0.5 * (first - last), 0.05 * abs(last)):
-        return finding(WARN, f"oscillates: {said}, swings of {swing:.2f} at the end", rate.advice(faster=False))
     return finding(OK, f"falls: {said}")
 
 

@@ -128,6 +128,8 @@ def test_trainer_keys_are_hugging_faces(config: Callable[..., Any]) -> None:
         ("reranker.name=a/b", "reranker.name=a/b is not allowed"),
         ("dataset.n_items=100000", "must be in [60, 5000]"),
         ("seed=x", "seed=x has the wrong type; it must be int"),
+        ("diagnose=loud", "diagnose=loud is not allowed; choose off or warn or strict"),
+        ("check=perhaps", "check=perhaps has the wrong type; it must be bool"),
         ("+sede=1", "unknown key sede; did you mean seed?"),
         ("reranker._target_=os.system", "not a class of this project"),
         ("reranker._target_=rerankers.nothing.Here", "cannot be imported"),
@@ -173,7 +175,14 @@ def test_identity_is_of_what_can_change_a_number(config: Callable[..., Any], dem
         return configure(config(*overrides)).identity(demo)
 
     base = identity()
-    same = (["force=true"], ["tracking=mlflow"], [f"paths.cache={tmp_path / 'c'}"], ["dataset.path=/elsewhere"])
+    same = (
+        ["force=true"],
+        ["check=true"],
+        ["diagnose=off"],
+        ["tracking=mlflow"],
+        [f"paths.cache={tmp_path / 'c'}"],
+        ["dataset.path=/elsewhere"],
+    )
     for overrides in same:
         assert identity(*overrides) == base, overrides
     for overrides in (["seed=1"], ["trainer.learning_rate=1"], ["candidates.seed=1"], ["protocol.filter_seen=false"]):

@@ -45,12 +45,17 @@ def test_run_is_mirrored(config: Callable[..., Any], uri: str, tmp_path: Path) -
     assert run.data.tags["reranker"] == "bert4rec" and "synthetic data" in run.data.tags["labels"]
     assert run.data.metrics["test/recall_at_10"] == pytest.approx(metrics["test/recall_at_10"])
     assert run.data.metrics["test/chance/recall_at_10"] == pytest.approx(metrics["test/chance/recall_at_10"])
+    assert run.data.tags["diagnosis"] == json.loads((folder / "diagnosis.json").read_text())["tag"] != ""
     points = read_curves(folder)
     for name in ("train_loss", "valid_recall_at_10"):
         sent = client.get_metric_history(run.info.run_id, f"curve/{name}")
         wanted = [(p["step"], pytest.approx(p["value"])) for p in points if p["name"] == name]
         assert sorted((m.step, m.value) for m in sent) == wanted and len(wanted) >= 2
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "metrics.json"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {
+        "config.yaml",
+        "metrics.json",
+        "diagnosis.json",
+    }
 
 
 def test_a_server_that_is_down_never_stops_training(
@@ -68,6 +73,7 @@ def test_a_server_that_is_down_never_stops_training(
     assert json.loads((folder / "mlflow.json").read_text())["finished"]
     client = mlflow.MlflowClient(uri)
     (run,) = client.search_runs([tracker.experiment_id()])
+    assert run.data.tags["diagnosis"] == json.loads((folder / "diagnosis.json").read_text())["tag"]
     before = len(client.get_metric_history(run.info.run_id, "curve/train_loss"))
     assert before == sum(p["name"] == "train_loss" for p in read_curves(folder))
     assert send(folder, tracker), "a second time sends no point again"

@@ -26,7 +26,7 @@ def test_a_run_from_config_to_table(
     written = {path.name for path in folder.iterdir()}
     assert written >= {
         "config.yaml", "overrides.yaml", "environment.json", "curves.jsonl", "metrics.json", "cost.json",
-        "per_request.parquet", "predictions.parquet", "model", "manifest.json",
+        "per_request.parquet", "predictions.parquet", "model", "diagnosis.json", "manifest.json",
     }  # fmt: skip
     assert not (folder / "checkpoints").exists()
     assert metrics == json.loads((folder / "metrics.json").read_text())
