@@ -224,7 +224,7 @@ class Diagnosis(Undiagnosed):
             found.append(score_checks.validation(primary, value, low, high, loss, falls, advice))
         entropy, width = scored.entropy
         expected = "" if self.trained else "untrained" if reranker.trains else "it has no logits"
-        expected = expected or ("they rank all the same" if value > high else "")
+        expected = expected or ("they rank all the same" if value > high + (high - low) / 2 else "")
         found.append(score_checks.prediction_spread(spread, entropy if logits else None, width, expected, advice))
         found.append(score_checks.determinism(evidence.difference(scored.scores, reranker.score(requests)), spread))
         again = evidence.reloaded(reranker, requests)

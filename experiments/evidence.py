@@ -56,7 +56,7 @@ class Scored:
     def listed(self) -> np.ndarray:
         """[R, N] bool: a candidate that has a score."""
         candidates = self.requests.candidates
-        finite = np.isfinite(self.scores)
+        finite = np.asarray(np.isfinite(self.scores))
         return finite if candidates is None else finite & (candidates >= 0)
 
     @property

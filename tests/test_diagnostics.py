@@ -102,7 +102,7 @@ def test_the_complaint_replayed(
 ) -> None:
     """50 candidates, a learning rate of 1e-9, 4 epochs."""
     settings = {"learning_rate": 1e-9, "skill": 0.0, "moved": 1e-9, "curve": 3.912 + NOISE, "label_ids": np.arange(50)}
-    found = diagnosed("candidates.size=50", "dataset.n_users=120", **settings)
+    found = diagnosed("candidates.size=50", "dataset.n_items=120", **settings)
     assert "is flat at 3.91" in found["loss curve"].evidence and "ln 50 = 3.91" in found["loss curve"].evidence
     assert "3.9 at random" in found["loss level"].evidence
     assert "(usual for 50 candidates: 2.5-3.5)" in found["loss level"].evidence

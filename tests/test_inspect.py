@@ -50,5 +50,5 @@ def test_letters_show_the_exact_prompt(config: Callable[..., Any], capsys: pytes
 
 def test_the_newest_run_is_taken_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["inspect", f"paths.root={tmp_path}"])
-    with pytest.raises(UserError, match="run=latest: .* has no finished run"):
+    with pytest.raises(UserError, match="has no finished run"):
         main()
