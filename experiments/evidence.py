@@ -56,8 +56,7 @@ class Scored:
     def listed(self) -> np.ndarray:
         """[R, N] bool: a candidate that has a score."""
         candidates = self.requests.candidates
-        finite = np.asarray(np.isfinite(self.scores))
-        return finite if candidates is None else finite & (candidates >= 0)
+        return np.isfinite(self.scores if candidates is None else np.where(candidates < 0, -np.inf, self.scores))
 
     @property
     def answered(self) -> np.ndarray:

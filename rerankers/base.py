@@ -149,8 +149,8 @@ class Reranker:
 
         parameters [trainable, total]; training_rows [1], rows of an epoch; weight_change [1], by training, relative;
         label_ids [N], token ids of the candidates' labels; prompt_lengths [R] in tokens, shortened [R] bool;
-        target_columns [K], places of training targets among their candidates;
-        trained_prompt and scored_prompt [K] int64, hashes of training prompts as trained and as scored.
+        trained_prompt and scored_prompt [K] int64, hashes of training prompts as trained and as scored;
+        target_columns [K], where the target stands among the candidates of some training rows.
         """
         return {}
 
