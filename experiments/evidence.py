@@ -61,7 +61,7 @@ class Scored:
     @property
     def answered(self) -> np.ndarray:
         """[R] bool: requests that have a candidate with a score."""
-        return self.listed.any(axis=1)
+        return np.asarray(self.listed.any(axis=1))
 
     @property
     def logits(self) -> np.ndarray:
