@@ -234,7 +234,7 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         logs = kwargs["logs"]
-        self.loss = float(logs.get("loss", self.loss))
+        self.loss = float(logs.get("letter_loss", logs.get("loss", self.loss)))  # the one that has a chance
         best_by = f"eval_{args.metric_for_best_model}"
         if best_by in logs:
             self.metric = f", validation {args.metric_for_best_model} {logs[best_by]:.4f}"

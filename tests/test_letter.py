@@ -161,7 +161,8 @@ def test_vocabulary_loss_and_gradients_equal_trls_own(
     loss = training_loss(reranker, reranker.rows(examples), tmp_path)
     ours = gradients(reranker.network)
 
-    histories, listed, target = reranker.rows.draw([e["row"] for e in examples])
+    drawn = reranker.rows.draw([e["row"] for e in examples])
+    histories, listed, target = drawn.histories, drawn.candidates, drawn.target
     system = reranker.prompts.frame("history", "@").split("@")[0]  # only to find the system line's words
     assert "You recommend" in system
     conversations = []
@@ -363,11 +364,13 @@ def test_rows_are_drawn_afresh_each_epoch_from_the_seed(demo: Dataset, split: Sp
     reranker.build(demo, split)
     rows = reranker.rows
     everything = list(range(len(rows)))
-    histories, listed, target = rows.draw(everything)
-    again = rows.draw(everything)
-    assert np.array_equal(listed, again[1])
+    drawn = rows.draw(everything)
+    histories, listed, target = drawn.histories, drawn.candidates, drawn.target
+    assert np.array_equal(listed, rows.draw(everything).candidates)
+    backwards = rows.draw(everything[::-1])
+    assert np.array_equal(backwards.candidates[::-1], listed), "the order of a batch changes no row"
     rows.epoch = 1
-    assert (rows.draw(everything)[1] != listed).mean() > 0.9
+    assert (rows.draw(everything).candidates != listed).mean() > 0.9
     users = rows.users[np.arange(len(rows)) % len(rows.users)]
     for row in range(0, len(rows), 37):
         own = split.train.histories.row(users[row]).tolist()
@@ -393,7 +396,8 @@ def test_hard_negatives_are_the_first_stages_best(
     monkeypatch.setattr("data.negatives.HARD", 25)
     reranker = make(None, tmp_path, negatives=negatives, training_candidates=11)
     reranker.build(demo, split)
-    histories, listed, target = reranker.rows.draw(list(range(100)))
+    drawn = reranker.rows.draw(list(range(100)))
+    histories, listed, target = drawn.histories, drawn.candidates, drawn.target
     from data.splits import Phase
 
     fitted = split.negatives(demo.catalog, 1.0).retriever
@@ -421,14 +425,15 @@ def test_accumulated_batches_are_one_batch(demo: Dataset, split: Split, checkpoi
             curve += [values["grad_norm"]] if "grad_norm" in values else []
 
         with pytest.MonkeyPatch.context() as patch:
-            from rerankers.letter.rows import LetterRows
+            from rerankers.letter.rows import Drawn, LetterRows
 
             whole = LetterRows.draw
 
             def one_by_one(rows: Any, numbers: list[int], whole: Any = whole) -> Any:
                 drawn = [whole(rows, [number]) for number in numbers]  # rows of a batch are drawn together otherwise
-                history = type(drawn[0][0]).from_rows([d[0].row(0) for d in drawn])
-                return history, np.concatenate([d[1] for d in drawn]), np.concatenate([d[2] for d in drawn])
+                histories = type(drawn[0].histories).from_rows([one.histories.row(0) for one in drawn])
+                parts = [[getattr(one, name) for one in drawn] for name in ("candidates", "target", "copied")]
+                return Drawn(histories, *map(np.concatenate, parts))
 
             patch.setattr(LetterRows, "draw", one_by_one)
             reranker.fit(demo, split, None, log)

@@ -20,23 +20,33 @@ def add_answer_head(model: Any) -> None:
     """`model(input_ids, positions=[B, P], tokens=[K])` -> logits [B, P, K] float32; without `positions` as before.
 
     `tokens=None` are all of the vocabulary, in the model's own type and then float32; a few tokens are scored in
-    float32, since letters in bfloat16 tie. It is a patched `forward`, so that PEFT, DDP and checkpointing see it.
+    float32, since letters in bfloat16 tie. With `lines` [B, K], the ends of the candidates' lines, a second tensor
+    [B, K]: each line's logit of its own token, one layer below the top. It is a patched `forward`, so that PEFT, DDP
+    and checkpointing see it.
     """
     original = model.forward
 
     @functools.wraps(type(model).forward)
-    def forward(self: Any, *args: Any, positions: Any = None, tokens: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any, *args: Any, positions: Any = None, tokens: Any = None, lines: Any = None, **kwargs: Any
+    ) -> Any:
         if positions is None:
             return original(*args, **kwargs)
-        hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state  # [B, L, H]
-        hidden = hidden[torch.arange(len(hidden), device=hidden.device)[:, None], positions]  # [B, P, H]
+        kwargs |= {"use_cache": False, "output_hidden_states": lines is not None}
+        layers = self.base_model(*args, **kwargs)
+        batch = torch.arange(len(positions), device=positions.device)[:, None]
+        hidden = layers.last_hidden_state[batch, positions]  # [B, P, H]
         head = self.get_output_embeddings()
         bias = getattr(head, "bias", None)
         if tokens is None:
             return F.linear(hidden, head.weight, bias).float()
         with torch.autocast(hidden.device.type, enabled=False):
             rows = head.weight[tokens].float()
-            return F.linear(hidden.float(), rows, None if bias is None else bias[tokens].float())
+            logits = F.linear(hidden.float(), rows, None if bias is None else bias[tokens].float())
+            if lines is None:
+                return logits
+            below = self.base_model.norm(layers.hidden_states[-2][batch, lines]).float()  # [B, K, H]
+            return logits, (below * rows).sum(-1)
 
     model.forward = types.MethodType(forward, model)
 

@@ -70,10 +70,13 @@ class Scratch:
     hidden_size: int = 96
     num_hidden_layers: int = 3
     num_attention_heads: int = 4
-    head_dim: int = 32
-    intermediate_size: int = 192
+    head_dim: int = 64  # narrow heads cannot look sharply: Qwen3 normalises queries and keys
+    intermediate_size: int = 96
     initializer_range: float = 0.1  # .02, made for wide models, leaves a narrow one where it is for long
     vocab_size: int = 4096  # at most; whole words, the most frequent ones
+    copying_epochs: int = 0  # first epochs, in which the answer is an item of the history, word for word
+    copying_share: float = 0.2  # of the rows after them, so that it is not forgotten
+    line_loss: float = 1.0  # weight of the same question asked at each candidate's line, one layer below the top
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -84,6 +87,9 @@ class Scratch:
             ("intermediate_size", 8, 65_536),
             ("initializer_range", 1e-4, 1),
             ("vocab_size", 100, 200_000),
+            ("copying_epochs", 0, 1000),
+            ("copying_share", 0, 1),
+            ("line_loss", 0, 100),
         ):
             in_range(f"reranker.scratch.{name}", getattr(self, name), low, high)
 

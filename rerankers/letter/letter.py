@@ -97,6 +97,17 @@ class LetterReranker(Reranker):
         return not self.invariant
 
     @property
+    def line_loss(self) -> float:
+        """Weight of the loss at each candidate's line; see `trainer.py`."""
+        lines = self.init == "scratch" and self.loss == "letters" and not self.invariant
+        return self.scratch.line_loss if lines else 0.0
+
+    def copying_share(self, epoch: int) -> float:
+        """Of the rows of an epoch: those that ask for an item of the history; see `trainer.py`."""
+        lessons = self.scratch.copying_epochs if self.init == "scratch" else 0
+        return 1.0 if epoch < lessons else self.scratch.copying_share if lessons else 0.0
+
+    @property
     def untrained(self) -> bool:
         return self.trainer.num_train_epochs == 0
 
@@ -277,14 +288,14 @@ class LetterReranker(Reranker):
 
     def _of_training_rows(self) -> dict[str, np.ndarray]:
         """Where the targets stand, and hashes of prompts as the training batch holds them and as scoring has them."""
-        _, _, columns = self.rows.draw(list(range(min(512, len(self.rows)))))
+        columns = self.rows.draw(list(range(min(512, len(self.rows))))).target
         rows = list(range(min(8, len(self.rows))))
         batch = self.rows([{"row": row} for row in rows])
-        histories, candidates, _ = self.rows.draw(rows)
-        asked = Requests(self.catalog, np.arange(len(rows)), histories, candidates=candidates)
+        drawn = self.rows.draw(rows)
+        asked = Requests(self.catalog, np.arange(len(rows)), drawn.histories, candidates=drawn.candidates)
         last = batch["positions"][:, -1 if self.invariant else 0] + 1
         trained = [ids[:end].numpy() for ids, end in zip(batch["input_ids"], last, strict=True)]
-        scored = [self._prompt(asked, row, np.arange(candidates.shape[1])).ids for row in rows]
+        scored = [self._prompt(asked, row, np.arange(drawn.candidates.shape[1])).ids for row in rows]
         digest = [[int(sha256(ids)[:15], 16) for ids in prompts] for prompts in (trained, scored)]
         prompts = {"trained_prompt": np.array(digest[0]), "scored_prompt": np.array(digest[1])}
         return {"target_columns": columns, **prompts}

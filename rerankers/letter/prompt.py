@@ -47,11 +47,12 @@ def instructions() -> list[str]:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`ids` end where the answer begins. Of an invariant prompt, the first candidate's block begins at `begin`."""
+    """`ids` end where the answer begins."""
 
     ids: np.ndarray  # [L]
     ends: np.ndarray  # [1], or of an invariant prompt [N]: last tokens before an answer
-    begin: int
+    lines: np.ndarray  # [N] last tokens of the candidates' lines
+    begin: int  # first token of the candidates
     shortened: bool  # an item was cut, or the history lost its oldest items
 
 
@@ -155,10 +156,11 @@ class Prompts:
         begin = sum(map(len, start))
         if not self.invariant:
             ids = np.concatenate([*start, self.candidates, *listed, tail])
-            return Prompt(ids, np.array([len(ids) - 1]), begin, shortened)
+            lines = begin + len(self.candidates) - 1 + np.cumsum([len(part) for part in listed])[1::2]
+            return Prompt(ids, np.array([len(ids) - 1]), lines, begin, shortened)
         blocks = [np.concatenate([label, line, tail]) for label, line in zip(listed[::2], listed[1::2], strict=True)]
         ends = begin + np.cumsum([len(block) for block in blocks]) - 1
-        return Prompt(np.concatenate([*start, *blocks]), ends, begin, shortened)
+        return Prompt(np.concatenate([*start, *blocks]), ends, ends - len(tail), begin, shortened)
 
     def _shorter(self, line: np.ndarray, limit: int | None) -> np.ndarray:
         return line if limit is None or len(line) <= limit + 1 else np.append(line[:limit], self.newline)

@@ -6,6 +6,7 @@ so that a continued training and any number of loading workers see the same data
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from rerankers.letter.letter import LetterReranker
 
 
+@dataclass(frozen=True)
+class Drawn:
+    histories: Ragged  # [B]
+    candidates: np.ndarray  # [B, N] int32, in the order of their labels
+    target: np.ndarray  # [B] its column
+    copied: np.ndarray  # [B] bool, the target is an item of the history
+
+
 class LetterRows:
     """Called with a batch of {"row": r}, it draws their prompts and answers: the collator of the training."""
 
@@ -35,29 +44,33 @@ class LetterRows:
         return len(self.users) * self.reranker.rows_per_user
 
     def __call__(self, examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
-        histories, candidates, target = self.draw([example["row"] for example in examples])
-        prompts = [self.reranker.prompts.render(histories.row(row), columns) for row, columns in enumerate(candidates)]
-        if self.reranker.loss == "letters":
-            asked = to_batch(prompts, self.reranker.invariant)
-            return asked | {"shift_labels": torch.from_numpy(target)[:, None]}
-        letters = self.reranker.answer_tokens(candidates.shape[1]).cpu().numpy()[target]
-        return with_response(prompts, letters, self.reranker.prompts.closing())
+        reranker, drawn = self.reranker, self.draw([example["row"] for example in examples])
+        prompts = [reranker.prompts.render(drawn.histories.row(row), c) for row, c in enumerate(drawn.candidates)]
+        if reranker.loss == "letters":
+            batch = to_batch(prompts, reranker.invariant) | {"shift_labels": torch.from_numpy(drawn.target)[:, None]}
+        else:
+            letters = reranker.answer_tokens(drawn.candidates.shape[1]).cpu().numpy()[drawn.target]
+            batch = with_response(prompts, letters, reranker.prompts.closing())
+        if reranker.line_loss:
+            batch["lines"] = torch.from_numpy(np.stack([prompt.lines for prompt in prompts]))
+        return batch | {"copied": torch.from_numpy(drawn.copied)}
 
-    def draw(self, rows: list[int]) -> tuple[Ragged, np.ndarray, np.ndarray]:
-        """Histories [B], candidates [B, N] in the order of their labels, and the target's column [B]."""
+    def draw(self, rows: list[int]) -> Drawn:
         order = np.argsort(rows)  # so that the order of a batch changes nothing but the order of what is drawn
         rng = np.random.default_rng([self.reranker.seed, self.epoch, *np.asarray(rows)[order]])
         users = self.users[np.asarray(rows)[order] % len(self.users)]
         point = rng.integers(1, self.sequences.lengths[users])
         histories = self.sequences.part(users, np.maximum(point - self.reranker.max_history, 0), point)
         target = self.sequences.values[self.sequences.offsets[users] + point]
+        again = histories.values[histories.offsets[:-1] + rng.integers(0, histories.lengths)]
+        copied = rng.random(len(users)) < self.reranker.copying_share(self.epoch)
         drawn = self.negatives.draw(users, histories, self.reranker.training_candidates - 1, rng)
         column = rng.integers(0, drawn.shape[1] + 1, len(users))
         candidates = np.empty((len(users), drawn.shape[1] + 1), dtype=np.int32)
         at_target = np.arange(candidates.shape[1]) == column[:, None]
-        candidates[at_target], candidates[~at_target] = target, drawn.ravel()
+        candidates[at_target], candidates[~at_target] = np.where(copied, again, target), drawn.ravel()
         back = np.argsort(order)
-        return histories.take(back), candidates[back], column[back]
+        return Drawn(histories.take(back), candidates[back], column[back], copied[back])
 
 
 def to_batch(prompts: list[Prompt], invariant: bool) -> dict[str, torch.Tensor]:
@@ -78,7 +91,7 @@ def with_response(prompts: list[Prompt], letters: np.ndarray, closing: np.ndarra
     """The letter and what closes the turn are read too; `shift_labels` [B, P] are the tokens of the response."""
     responses = [np.append(letter, closing) for letter in letters]
     whole = [
-        Prompt(np.append(prompt.ids, response[:-1]), prompt.ends[0] + np.arange(len(response)), prompt.begin, False)
+        replace(prompt, ids=np.append(prompt.ids, response[:-1]), ends=prompt.ends[0] + np.arange(len(response)))
         for prompt, response in zip(prompts, responses, strict=True)
     ]
     return to_batch(whole, invariant=False) | {"shift_labels": torch.from_numpy(np.stack(responses))}

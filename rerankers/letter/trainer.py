@@ -4,6 +4,11 @@
     loss=vocabulary   trl's own: over the whole vocabulary, at every token of the response (letter, end of turn)
 
 `letter_loss`, the first of the two, is logged with either: a model that knows nothing has ln N.
+
+A small model from nothing learns late to match items and to copy a letter, as no loss falls before it does both. It
+gets `line_loss` beside the other: the end of each candidate's line, one layer below the top, is asked whether this
+candidate is the answer (cross-entropy over the lines' logits of their own letters). And its first epochs ask for an
+item of the history (`copying_epochs`); such rows do not count in `letter_loss`.
 """
 
 from __future__ import annotations
@@ -27,25 +32,34 @@ if TYPE_CHECKING:
 
 
 class LetterTrainer(RankingEvaluation, SFTTrainer):  # type: ignore[misc]
-    def __init__(self, *args: Any, tokens: torch.Tensor, invariant: bool, vocabulary: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, reranker: LetterReranker, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.tokens, self.invariant, self.vocabulary = tokens, invariant, vocabulary
+        self.tokens = reranker.answer_tokens(reranker.training_candidates)
+        self.invariant, self.vocabulary = reranker.invariant, reranker.loss == "vocabulary"
+        self.line_weight = reranker.line_loss
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        asked = {name: value for name, value in inputs.items() if name != "shift_labels"}
+        asked = {name: value for name, value in inputs.items() if name not in ("shift_labels", "copied")}
         labels = inputs["shift_labels"]  # [B, P]
         if self.vocabulary:
             logits = model(**asked)  # [B, P, V]
             total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
             target = (self.tokens == labels[:, :1]).int().argmax(1)
-            letter_loss = F.cross_entropy(logits[:, 0, self.tokens].detach(), target)
+            letter_losses = F.cross_entropy(logits[:, 0, self.tokens].detach(), target, reduction="none")
         else:
-            logits = candidate_logits(model(**asked, tokens=self.tokens), self.invariant)  # [B, N]
-            total = F.cross_entropy(logits, labels[:, 0], reduction="sum")
-            letter_loss = total.detach() / len(labels)
-        self._metrics["train"]["letter_loss"].append(float(letter_loss))
+            logits = model(**asked, tokens=self.tokens)
+            logits, lines = logits if self.line_weight else (logits, None)
+            logits = candidate_logits(logits, self.invariant)  # [B, N]
+            letter_losses = F.cross_entropy(logits, labels[:, 0], reduction="none")
+            total = letter_losses.sum()
+            if lines is not None:
+                line_loss = F.cross_entropy(lines, labels[:, 0])
+                total = total + self.line_weight * line_loss * len(labels)
+                self._metrics["train"]["line_loss"].append(float(line_loss.detach()))
+        if len(counted := letter_losses.detach()[~inputs["copied"]]):
+            self._metrics["train"]["letter_loss"].append(float(counted.mean()))
         loss = total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # the count is of all processes, whose gradients are averaged
@@ -70,7 +84,6 @@ def train_letters(reranker: LetterReranker, validate: Validate | None, log: Log)
     except (ValueError, ImportError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
     tokenizer: PreTrainedTokenizerBase = reranker.tokenizer
-    n = reranker.training_candidates
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = LetterTrainer(
@@ -82,8 +95,6 @@ def train_letters(reranker: LetterReranker, validate: Validate | None, log: Log)
             train_dataset=as_dataset(reranker.rows),
             data_collator=reranker.rows,
             callbacks=[SetEpoch(reranker.rows)] if reranker.redraws else [],
-            tokens=reranker.answer_tokens(n),
-            invariant=reranker.invariant,
-            vocabulary=reranker.loss == "vocabulary",
+            reranker=reranker,
         )
-        return train(trainer, reranker, log, None if reranker.loss == "vocabulary" else math.log(n))
+        return train(trainer, reranker, log, math.log(reranker.training_candidates))
