@@ -163,15 +163,13 @@ def test_vocabulary_loss_and_gradients_equal_trls_own(
 
     drawn = reranker.rows.draw([e["row"] for e in examples])
     histories, listed, target = drawn.histories, drawn.candidates, drawn.target
-    system = reranker.prompts.frame("history", "@").split("@")[0]  # only to find the system line's words
-    assert "You recommend" in system
     conversations = []
     titles = item_texts(demo.catalog, "text_only")
     for row in range(6):
         lines = ["User history, oldest to newest:", *(f"- {titles[i]}" for i in histories.row(row)), "Candidates:"]
         lines += [f"{letter}. {titles[i]}" for letter, i in zip(letters(10), listed[row], strict=True)]
         lines += ["Answer with only one letter (A-J)."]
-        said = "You recommend items. Choose the candidate that the user takes next."
+        said = "Choose the candidate that the user takes next."
         conversations.append(
             {
                 "prompt": [{"role": "system", "content": said}, {"role": "user", "content": "\n".join(lines)}],
@@ -500,3 +498,50 @@ def test_with_response_reads_the_letter_and_its_closing(demo: Dataset, split: Sp
     end = len(prompts[0].ids)
     assert batch["positions"][0].tolist() == list(range(end - 1, end + len(closing)))
     assert batch["input_ids"][0, end:].tolist() == [77, *closing[:-1]]
+
+
+def test_copying_lessons_ask_for_an_item_of_the_history(demo: Dataset, split: Split, tmp_path: Path) -> None:
+    lessons = replace(SMALL, copying_epochs=2, copying_share=0.25)
+    reranker = make(None, tmp_path, scratch=lessons, rows_per_user=4)
+    reranker.build(demo, split)
+    for epoch, expected in ((0, 1.0), (1, 1.0), (2, 0.25)):
+        reranker.rows.epoch = epoch
+        drawn = reranker.rows.draw(list(range(400)))
+        answers = drawn.candidates[np.arange(400), drawn.target]
+        inside = np.array([answer in drawn.histories.row(row) for row, answer in enumerate(answers)])
+        assert np.array_equal(inside, drawn.copied) and abs(inside.mean() - expected) < 0.1
+        others = drawn.candidates[np.arange(10) != drawn.target[:, None]].reshape(400, 9)
+        assert not any(np.isin(others[row], drawn.histories.row(row)).any() for row in range(400))
+    assert not make(None, tmp_path, scratch=replace(SMALL, copying_share=0.5)).copying_share(0)
+    logged: list[dict[str, float]] = []
+    reranker = make(None, tmp_path, scratch=lessons, epochs=3)
+    reranker.fit(demo, split, None, lambda values, step: logged.append(values))
+    epochs = [values["epoch"] for values in logged if "train_letter_loss" in values]
+    assert epochs and min(epochs) > 2, "what asks for the history is not counted as learning the next item"
+
+
+def test_line_loss_asks_each_line_one_layer_below(demo: Dataset, split: Split, tmp_path: Path) -> None:
+    reranker = make(None, tmp_path)
+    reranker.build(demo, split)
+    batch = reranker.rows([{"row": row} for row in range(8)])
+    loss = training_loss(reranker, batch, tmp_path)
+    got = gradients(reranker.network)
+    reranker.network.zero_grad()
+    out = reranker.network(input_ids=batch["input_ids"], output_hidden_states=True)
+    weight = reranker.network.get_output_embeddings().weight
+    ids = reranker.answer_tokens(10)
+    newline = reranker.prompts.newline[0]
+    own = []
+    for row in range(8):
+        end = int(batch["positions"][row, 0])
+        breaks = [place for place, token in enumerate(batch["input_ids"][row, :end].tolist()) if token == newline]
+        begin = batch["input_ids"][row].tolist().index(reranker.tokenizer.convert_tokens_to_ids("Candidates"))
+        lines = [place for place in breaks if place > begin][1:11]  # after "Candidates:"
+        below = reranker.network.base_model.norm(out.hidden_states[-2][row, lines])
+        own.append((below * weight[ids]).sum(-1))
+    target = batch["shift_labels"][:, 0]
+    letter = F.cross_entropy(out.logits[torch.arange(8), batch["positions"][:, 0]][:, ids], target)
+    expected = letter + F.cross_entropy(torch.stack(own), target)
+    expected.backward()
+    assert torch.allclose(loss, expected, atol=1e-5)
+    assert torch.allclose(got, gradients(reranker.network), atol=1e-5)

@@ -163,7 +163,7 @@ def test_a_template_without_system_turns_gets_the_line_in_the_users(tokenizer: A
         "{% if add_generation_prompt %}model:{% endif %}"
     )
     text = Prompts(other, TITLES, 512, 32).frame("history", CONTENT)
-    assert text.startswith("user:You recommend") and text.endswith("model:") and CONTENT in text
+    assert text.startswith("user:Choose the candidate") and text.endswith("model:") and CONTENT in text
     other.chat_template = None
     assert Prompts(other, TITLES, 512, 32).frame("history", "x").endswith("\nAnswer:\n")
     other.chat_template = "{{ 'nothing of what was said' }}"

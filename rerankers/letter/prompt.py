@@ -29,8 +29,8 @@ from data.errors import UserError
 from rerankers.letter.labels import LETTERS, letter_range
 
 SYSTEM = {
-    "history": "You recommend items. Choose the candidate that the user takes next.",
-    "query": "You rank texts. Choose the candidate that answers the query.",
+    "history": "Choose the candidate that the user takes next.",
+    "query": "Choose the candidate that answers the query.",
 }
 HEADING = {"history": "User history, oldest to newest:\n", "query": "Query:"}
 CONTENT = "@@content@@\n"
