@@ -58,7 +58,8 @@ class Rate:
         if faster and self.used > usual[-1] / 1.5:
             return "look for what the learning rate cannot mend: labels, loss mask, frozen weights"
         if faster:
-            tries = [rate for rate in usual if rate > self.used * 1.5 and (rate > usual[0] or self.used > rate / 10)]
+            tries = [rate for rate in usual if rate > self.used * 1.5]
+            tries = tries[1:] if not self.small and self.used < usual[0] / 10 else tries  # 5e-5 is slow
         else:
             tries = [rate for rate in reversed(usual) if rate < self.used / 1.5] or [self.used / 10]
             tries = tries[-2:] if self.used > 10 * usual[-1] and self.small else tries

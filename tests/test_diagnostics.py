@@ -162,7 +162,7 @@ def test_learning_rates_that_do_not_work(
     train(config(*LEARNS, "trainer.num_train_epochs=4", *overrides))
     found = verdicts(only_run(tmp_path))
     assert failed <= set(names(found.values(), "fail"))
-    assert "trainer.learning_rate=1e-3" in found["loss curve"].advice, "what a small model needs"
+    assert "trainer.learning_rate=5e-4, then trainer.learning_rate=1e-3" in found["loss curve"].advice
 
 
 def test_labels_that_the_loss_mask_hides(
@@ -296,7 +296,7 @@ def test_shapes_that_must_not_cry_wolf(values: Any, verdict: str) -> None:
         (5e-4, False, True, "look for what the learning rate cannot mend"),
         (10, False, False, "try trainer.learning_rate=5e-4, then trainer.learning_rate=2e-4"),
         (1e-4, False, False, "try trainer.learning_rate=5e-5"),
-        (1e-9, True, True, "try trainer.learning_rate=1e-3, then trainer.learning_rate=2e-3"),
+        (1e-9, True, True, "try trainer.learning_rate=5e-4, then trainer.learning_rate=1e-3"),
         (1e-3, True, True, "try trainer.learning_rate=2e-3"),
         (10, True, False, "try trainer.learning_rate=1e-3, then trainer.learning_rate=5e-4"),
         (4e-3, True, False, "try trainer.learning_rate=2e-3"),

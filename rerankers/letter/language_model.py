@@ -70,7 +70,7 @@ class Scratch:
     hidden_size: int = 96
     num_hidden_layers: int = 3
     num_attention_heads: int = 4
-    head_dim: int = 64  # narrow heads cannot look sharply: Qwen3 normalises queries and keys
+    head_dim: int = 32  # narrower heads cannot look sharply: Qwen3 normalises queries and keys
     intermediate_size: int = 96
     initializer_range: float = 0.1  # .02, made for wide models, leaves a narrow one where it is for long
     vocab_size: int = 4096  # at most; whole words, the most frequent ones
@@ -131,6 +131,7 @@ class Scratch:
             eos_token_id=SPECIAL.index("<|end|>"),
         )
         model: Any = Qwen3ForCausalLM(config)
+        torch.nn.init.constant_(model.base_model.norm.weight, 0.1)  # small logits: it begins at ln N, not above
         return model.to(device())
 
 

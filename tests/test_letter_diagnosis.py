@@ -1,0 +1,149 @@
+"""The diagnosis on real trainings of the letter reranker: the complaint replayed, and what is broken on purpose."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import only_run
+
+from data.sources.demo import Demo
+from experiments.findings import Finding, read_diagnosis
+from experiments.launch import ROOT
+from rerankers.letter.item_text import item_texts
+from rerankers.letter.language_model import Scratch
+from rerankers.letter.letter import LetterReranker
+from rerankers.letter.prompt import instructions
+from rerankers.letter.rows import LetterRows
+from train import train
+
+LETTER = ["reranker=qwen_letter", "candidates=sampled", "reranker.negatives=random", "reranker.max_history=2"]
+TINY = [f"reranker.scratch.{key}" for key in ("hidden_size=16", "num_attention_heads=2", "head_dim=8")]
+ONCE = ["trainer.num_train_epochs=1", "trainer.logging_steps=1", "trainer.gradient_accumulation_steps=1"]
+
+
+@pytest.fixture
+def diagnosed(config: Callable[..., Any], tmp_path: Path) -> Callable[..., dict[str, Finding]]:
+    def run(*overrides: str) -> dict[str, Finding]:
+        train(config(*LETTER, "candidates.size=20", "reranker.init=scratch", *TINY, *ONCE, *overrides))
+        return {finding.check: finding for finding in read_diagnosis(only_run(tmp_path))}
+
+    return run
+
+
+def test_the_complaint_that_started_this_project(diagnosed: Callable[..., dict[str, Finding]], capsys: Any) -> None:
+    found = diagnosed(
+        "dataset.n_users=300", "dataset.n_items=120", "candidates.size=50", "trainer.learning_rate=1e-9",
+        "trainer.num_train_epochs=4", "trainer.per_device_train_batch_size=32",
+    )  # fmt: skip
+    failed = {check for check, finding in found.items() if finding.verdict == "fail"}
+    assert {"loss level", "loss curve", "weights", "predictions", "chance"} <= failed
+    assert "ln 50 = 3.91" in found["loss level"].evidence and "3.9 at random" in found["loss level"].evidence
+    assert "is flat at 3.9" in found["loss curve"].evidence
+    assert "try trainer.learning_rate=5e-4" in found["loss curve"].advice
+    assert "uniform" in found["predictions"].evidence
+    assert "is what chance gives with 50 candidates" in found["chance"].evidence
+    assert "50 of 50 labels" in found["labels"].evidence
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "diagnosis failed: loss level, loss curve, weights" in shown and "what to do" in shown
+
+
+def test_a_target_that_is_always_first_is_found(
+    diagnosed: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = LetterRows.draw
+
+    def first(rows: LetterRows, numbers: list[int]) -> Any:
+        drawn = draw(rows, numbers)
+        order = np.argsort(np.arange(drawn.candidates.shape[1]) != drawn.target[:, None], axis=1, kind="stable")
+        listed = np.take_along_axis(drawn.candidates, order, axis=1)
+        return replace(drawn, candidates=listed, target=np.zeros_like(drawn.target))
+
+    monkeypatch.setattr(LetterRows, "draw", first)
+    found = diagnosed()["trained position"]
+    assert found.verdict == "fail" and "most often at A, in 100.0%" in found.evidence and "order leak" in found.advice
+
+
+def test_a_prompt_that_is_not_the_trained_one_is_found(
+    diagnosed: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = LetterReranker._prompt
+
+    def backwards(reranker: LetterReranker, requests: Any, row: int, columns: np.ndarray) -> Any:
+        return ask(reranker, requests, row, columns[::-1])
+
+    monkeypatch.setattr(LetterReranker, "_prompt", backwards)
+    found = diagnosed()["prompt"]
+    assert found.verdict == "fail" and "0 of 8" in found.evidence
+
+
+def test_a_loss_mask_that_hides_the_answer_is_found(
+    diagnosed: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = LetterRows.__call__
+
+    def masked(rows: LetterRows, examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+        batch = call(rows, examples)
+        return batch | {"shift_labels": torch.full_like(batch["shift_labels"], -100)}
+
+    monkeypatch.setattr(LetterRows, "__call__", masked)
+    found = diagnosed("reranker.scratch.line_loss=0")
+    assert found["loss curve"].verdict == "fail" and "mask" in found["loss curve"].advice
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    demo = Demo(name="demo", n_users=120, n_items=60, mean_length=12).load(ROOT)
+    small = Scratch(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=8, intermediate_size=32)
+    tokenizer = small.tokenizer(item_texts(demo.catalog, "text_only"), instructions())
+    small.model(len(tokenizer), 512).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_an_adapter_that_is_not_saved_is_found(
+    diagnosed: Callable[..., dict[str, Finding]], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = LetterReranker.save
+
+    def forgets(reranker: LetterReranker, folder: Path) -> None:
+        kept = {name: p.detach().clone() for name, p in reranker.network.named_parameters() if "lora" in name}
+        with torch.no_grad():
+            for name, p in reranker.network.named_parameters():
+                p.mul_(0 if "lora_B" in name else 1)
+        save(reranker, folder)
+        reranker.network.load_state_dict(kept, strict=False)
+
+    monkeypatch.setattr(LetterReranker, "save", forgets)
+    found = diagnosed("reranker.init=pretrained", f"reranker.model={checkpoint}", "trainer.learning_rate=1e-2")
+    assert found["reload"].verdict == "fail" and found["weights"].verdict == "ok"
+
+
+def test_dropout_left_on_is_found(
+    diagnosed: Callable[..., dict[str, Finding]], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = LetterReranker._logits
+
+    def noisy(reranker: LetterReranker, *args: Any) -> np.ndarray:
+        reranker.network.train()
+        return ask(reranker, *args)
+
+    monkeypatch.setattr(LetterReranker, "_logits", noisy)
+    found = diagnosed(
+        "reranker.init=pretrained", f"reranker.model={checkpoint}", "trainer.learning_rate=1e-2",
+        "reranker.lora.lora_dropout=0.5",
+    )  # fmt: skip
+    assert found["determinism"].verdict == "fail"
+
+
+@pytest.mark.slow
+def test_a_healthy_letter_run_is_clean(config: Callable[..., Any], tmp_path: Path) -> None:
+    """The demo preset, four minutes: nothing fails; what stands worse than the first stage is only told."""
+    metrics = train(config("experiment=letter_demo", small=False))
+    found = {finding.check: finding for finding in read_diagnosis(only_run(tmp_path))}
+    assert not [f for f in found.values() if f.verdict == "fail"], found
+    assert {check for check, f in found.items() if f.verdict == "warn"} <= {"first stage"}
+    assert metrics["test/recall_at_1"] > 0.45 > metrics["test/popularity/recall_at_1"]
