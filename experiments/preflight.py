@@ -22,7 +22,7 @@ from experiments.diagnostics import SMALL, Diagnosis
 from experiments.evidence import chosen
 from experiments.findings import FAIL, OK, WARN, Finding, raise_failed, show_findings
 from experiments.stages import Data
-from experiments.training_checks import Rate, at_chance, ln
+from experiments.training_checks import STILL, Rate, at_chance, ln
 from rerankers.base import Reranker
 
 STEPS, FEWEST, SECONDS = 30, 6, 20.0  # of the batch learned by heart
@@ -65,7 +65,8 @@ def preflight(experiment: Experiment, data: Data) -> None:
         _, first = overfit(experiment, data, 2, Path(folder))
         steps = int(np.clip(SECONDS / max(first.seconds_per_step, 1e-3), FEWEST, STEPS))
         fitted, pilot = overfit(experiment, data, steps, Path(folder))
-    findings.append(learned_by_heart(pilot, chance, rate))
+    moved = float(fitted.facts(data.test.requests.take(slice(0, 1))).get("weight_change", [1.0])[0])
+    findings.append(learned_by_heart(pilot, chance, rate, moved))
     show_findings(findings, "Preflight")
     for line in projected(
         experiment, data, n_rows, pilot.seconds_per_step, seconds_per_request(fitted, data.validation.requests)
@@ -100,7 +101,8 @@ def overfit(experiment: Experiment, data: Data, steps: int, folder: Path) -> tup
     train = data.split.train
     learnable = np.flatnonzero(train.histories.lengths >= 2)
     rows = given.per_device_train_batch_size * given.gradient_accumulation_steps
-    users = learnable[chosen(len(learnable), rows, experiment.seed)]
+    per_user = getattr(reranker, "rows_per_user", 1)
+    users = learnable[chosen(len(learnable), math.ceil(rows / per_user), experiment.seed)]
     pilot = Pilot([], [])
 
     def log(values: dict[str, float], step: int) -> None:
@@ -113,8 +115,9 @@ def overfit(experiment: Experiment, data: Data, steps: int, folder: Path) -> tup
     return reranker, pilot
 
 
-def learned_by_heart(pilot: Pilot, chance: float | None, rate: Rate) -> Finding:
-    """Any training that can learn lowers the loss of one batch at once."""
+def learned_by_heart(pilot: Pilot, chance: float | None, rate: Rate, moved: float = 1.0) -> Finding:
+    """Any training that can learn lowers the loss of one batch at once, but a small model from nothing may need some
+    hundred steps before it does; that its weights move is then what can be seen. `moved`: relative weight change."""
     losses = np.array(pilot.losses)
     if not len(losses) or not np.isfinite(losses).all():
         return Finding("one batch", FAIL, f"the loss of one batch is {losses[-1:]}", rate.advice(faster=False))
@@ -125,6 +128,9 @@ def learned_by_heart(pilot: Pilot, chance: float | None, rate: Rate) -> Finding:
         return Finding("one batch", FAIL, f"{evidence}: it diverges", rate.advice(faster=False))
     if first < 1e-6:
         return Finding("one batch", FAIL, evidence, "nothing is asked: the loss mask hides every label")
+    if last > 0.95 * first and rate.small and moved > 100 * STILL:
+        slowly = "a model from nothing may need some hundred steps: train, and look at the curve"
+        return Finding("one batch", WARN, f"{evidence}, and the weights moved by {moved:.2g}", slowly)
     if last > 0.99 * first:
         advice = f"{rate.advice(faster=True)}; if that does not help: labels, loss mask, frozen weights"
         return Finding("one batch", FAIL, f"{evidence}: it cannot even learn that by heart", advice)

@@ -209,6 +209,9 @@ def test_missing_letters_are_named_never_passed_over() -> None:
 def test_a_pretrained_vocabulary_is_never_needed_by_a_scratch_tokenizer(tmp_path: Path) -> None:
     tokenizer = Scratch(vocab_size=120).tokenizer(TITLES, instructions())
     assert len(tokenizer) <= 120
+    ids = Prompts(tokenizer, ["Toy"], 512, 32).render(np.array([0]), np.array([0, 0])).ids
+    assert tokenizer.unk_token_id not in ids, "the frame of a prompt is known, turns included"
+    assert set(tokenizer.convert_tokens_to_ids(["<|system|>", "<|user|>", "<|assistant|>"])) <= set(ids.tolist())
     assert all(tokenizer.convert_tokens_to_ids(letter) != tokenizer.unk_token_id for letter in LETTERS)
     tokenizer.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "tokenizer.json").read_text())

@@ -110,3 +110,10 @@ def test_projected_time(overrides: list[str], says: list[str], config: Callable[
     data = stages.open_data(experiment, stages.load(experiment))
     text = " ".join(projected(experiment, data, 120, 0.5, 0.01))
     assert all(said in text for said in says), text
+
+
+def test_a_model_from_nothing_may_be_slow_but_must_move() -> None:
+    flat = Pilot([1.61] * 30, [])
+    small = Rate(2e-3, True)
+    assert learned_by_heart(flat, np.log(5), small, moved=0.05).verdict == "warn"
+    assert learned_by_heart(flat, np.log(5), small, moved=1e-7).verdict == "fail"

@@ -112,6 +112,7 @@ class Scratch:
         out = PreTrainedTokenizerFast(
             tokenizer_object=whole_words, pad_token="<|pad|>", unk_token="<|unknown|>", eos_token="<|end|>"
         )
+        out.add_special_tokens({"additional_special_tokens": SPECIAL[3:]})
         out.chat_template = TEMPLATE
         return out
 

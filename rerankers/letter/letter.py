@@ -104,7 +104,7 @@ class LetterReranker(Reranker):
 
     def copying_share(self, epoch: int) -> float:
         """Of the rows of an epoch: those that ask for an item of the history; see `trainer.py`."""
-        lessons = self.scratch.copying_epochs if self.init == "scratch" else 0
+        lessons = self.scratch.copying_epochs if self.init == "scratch" and self.redraws else 0
         return 1.0 if epoch < lessons else self.scratch.copying_share if lessons else 0.0
 
     @property
