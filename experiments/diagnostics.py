@@ -254,7 +254,7 @@ class Diagnosis(Undiagnosed):
         primary = self.experiment.protocol.primary
         how = f"{requests.width:,} candidates" if requests.candidates is not None else "the whole catalogue"
         names, _ = distinct(metrics, names)
-        mild = self.experiment.reranker.name == "random" or (self.experiment.reranker.trains and not self.trained)
+        mild = not self.trained  # of a baseline or zero-shot model, luck is no failure of a training
         findings.append(score_checks.against_chance(metrics, names, primary, how, mild))
-        first = score_checks.against_first_stage(metrics, names, primary, mild or not self.trained)
+        first = score_checks.against_first_stage(metrics, names, primary, mild)
         return findings if first is None else [*findings, first]

@@ -35,7 +35,7 @@ def test_stages_add_up_and_a_peak_is_of_its_own_stage() -> None:
 def test_a_run_records_its_stages(config: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train(config("reranker=popularity"))
     (cost,) = (read_json(path) for path in tmp_path.glob("runs/*/cost.json"))
-    names = ["load", "split", "first stage and candidates", "train", "validate", "score and rank"]
+    names = ["load", "split", "first stage and candidates", "train", "validate", "diagnose", "score and rank"]
     assert list(cost["stages"]) == [*names, "references and tests", "write"]
     assert cost["peak_memory_mb"] == max(stage["peak_memory_mb"] for stage in cost["stages"].values())
     seconds = stages(config("reranker=popularity", name="benchmark"))
