@@ -133,7 +133,8 @@ class Diagnosis(Undiagnosed):
     def watch(self, values: dict[str, float], step: int) -> None:
         """During training: tells at once, and once, what cannot end well. Nothing is stopped."""
         name = next((name for name in LOSSES if name in values), None)
-        if name is None:
+        parts = [n for n in values if n.endswith("_loss") and n not in ("chance_loss", *LOSSES)]
+        if name is None or (name == "train_loss" and parts):  # a sum of several tasks has no chance
             return
         loss, chance = values[name], self.experiment.reranker.chance_loss(self.phases["validation"].requests)
         rate = self.rate(self.experiment.reranker)

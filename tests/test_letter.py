@@ -516,6 +516,7 @@ def test_copying_lessons_ask_for_an_item_of_the_history(demo: Dataset, split: Sp
     logged: list[dict[str, float]] = []
     reranker = make(None, tmp_path, scratch=lessons, epochs=3)
     reranker.fit(demo, split, None, lambda values, step: logged.append(values))
+    assert any("train_line_loss" in values for values in logged)
     epochs = [values["epoch"] for values in logged if "train_letter_loss" in values]
     assert epochs and min(epochs) > 2, "what asks for the history is not counted as learning the next item"
 

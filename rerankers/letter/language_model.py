@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ class Lora:
         modules: Any = names[0] if names == ["all-linear"] else names
         try:
             settings: Any = {**vars(self), "target_modules": modules}
-            return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of peft's own calls
+                return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"reranker.lora: {' '.join(str(error).split())}") from None
 
