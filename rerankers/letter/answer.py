@@ -65,10 +65,8 @@ def verify_answer_head(model: Any, ids: torch.Tensor, tokens: torch.Tensor) -> N
         )
 
 
-def separate_blocks(
-    begin: torch.Tensor, ends: torch.Tensor, length: int, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of invariant prompts: attention mask [B, 1, L, L] to be added, and position ids [B, L].
+def separate_blocks(begin: torch.Tensor, ends: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of invariant prompts: attention mask [B, 1, L, L] bool, True = seen, and position ids [B, L].
 
     `begin` [B] is where the first block begins, `ends` [B, N] the last token of each block, padded by repeating the
     last. A block sees the start and itself; its positions go on from the start's, as if it were the only one. So
@@ -79,9 +77,7 @@ def separate_blocks(
     block[place < begin[:, None]] = 0
     causal = place[:, None] >= place
     seen = (block[:, :, None] == block[:, None, :]) | (block[:, None, :] == 0)
-    mask = torch.zeros(seen.shape, dtype=dtype, device=begin.device)
-    mask.masked_fill_(~(seen & causal), torch.finfo(dtype).min)
     starts = torch.cat([begin[:, None], ends + 1], dim=1)  # first token of each block, [B, N + 1]
     first = starts.gather(1, (block - 1).clamp(0, ends.shape[1]))
     position = torch.where(block == 0, place, begin[:, None] + place - first)
-    return mask[:, None], position
+    return (seen & causal)[:, None], position

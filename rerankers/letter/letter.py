@@ -152,6 +152,8 @@ class LetterReranker(Reranker):
             self.max_item_length,
             self.invariant,
         )
+        if self.invariant and self.network.config._attn_implementation != "sdpa":  # others read the mask otherwise
+            raise UserError("reranker.order=invariant needs a model with sdpa attention; choose another reranker.model")
         self._tokens: dict[int, torch.Tensor] = {}
         tokens = self.answer_tokens(self.training_candidates)
         some = self.prompts.render(np.zeros(1, dtype=np.int64), np.zeros(2, dtype=np.int64))

@@ -83,7 +83,7 @@ def to_batch(prompts: list[Prompt], invariant: bool) -> dict[str, torch.Tensor]:
     if not invariant:
         return batch
     begin = torch.tensor([prompt.begin for prompt in prompts])
-    mask, position_ids = separate_blocks(begin, batch["positions"], ids.shape[1], torch.float32)
+    mask, position_ids = separate_blocks(begin, batch["positions"], ids.shape[1])
     return batch | {"attention_mask": mask, "position_ids": position_ids}
 
 
