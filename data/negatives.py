@@ -70,7 +70,10 @@ class TrainingNegatives:
         own = self.sequences.take(users)
         free = self.n_items - int(np.diff(own.offsets).max(initial=0))
         if free < size:
-            raise UserError(f"{size} negatives a training row are more than the {free} items outside a user's history")
+            raise UserError(
+                f"{size} negatives a training row are more than the {free} items outside a user's history; choose a "
+                "smaller reranker.training_candidates or candidates.size"
+            )
         score = rng.random((len(users), self.n_items), dtype=np.float32)
         score[own.row_of_value, own.values] = -np.inf
         n_hard = int(self.hard_share * size)

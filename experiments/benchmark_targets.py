@@ -164,6 +164,8 @@ def letter_rows(cfg: DictConfig) -> list[Row]:
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 768,
     }
     config = Qwen3Config(vocab_size=vocabulary, tie_word_embeddings=True, use_cache=False, **shape)
     base: Any = Qwen3ForCausalLM(config)

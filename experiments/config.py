@@ -103,7 +103,11 @@ class Experiment:
             config["trainer"] = {k: v for k, v in self.resolved["trainer"].items() if k not in NO_NUMBER}
         files = [path for path in (*self.candidates.files, *self.reranker.files) if path.is_file()]
         contents = [path.suffix + file_sha256(path) for path in files]
-        config["reranker"] = {k: v for k, v in config["reranker"].items() if k != "path"}
+        folders = self.reranker.folders
+        weights = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+        contents += [path.name + file_sha256(path) for path in weights]
+        places = {"path", *(str(folder) for folder in folders)}
+        config["reranker"] = {k: v for k, v in config["reranker"].items() if not {k, str(v).rstrip("/")} & places}
         return sha256(dataset.sha256, *contents, canonical([VERSION, config]))[:10]
 
     @property

@@ -48,7 +48,7 @@ class Undiagnosed:
 
     def watch(self, values: dict[str, float], step: int) -> None: ...
 
-    def after(self, reranker: Reranker, points: list[dict[str, Any]], seconds: float) -> list[dict[str, str]]:
+    def after(self, reranker: Reranker, points: list[dict[str, Any]]) -> list[dict[str, str]]:
         return []
 
     def broken(self, reranker: Reranker, points: list[dict[str, Any]], folder: Path, error: Exception) -> None: ...
@@ -105,7 +105,7 @@ class Diagnosis(Undiagnosed):
         letters = "label_ids" in facts
         found = []
         if "parameters" in facts:
-            found.append(data_checks.trainable(facts["parameters"]))
+            found.append(data_checks.trainable(facts["parameters"], self.trained))
         n_rows = int(facts.get("training_rows", [len(self.split.train)])[0])
         found.append(data_checks.samples(n_rows, part.requests.histories.lengths))
         if "prompt_lengths" in facts:
@@ -126,16 +126,15 @@ class Diagnosis(Undiagnosed):
                 found.append(data_checks.target_position(columns, lengths, ordered, letters, "target position"))
         if "target_columns" in facts:
             columns = facts["target_columns"]
-            lengths = np.full(len(columns), max(part.requests.width, int(columns.max(initial=0)) + 1))
+            lengths = facts.get("target_widths", np.full(len(columns), part.requests.width))
             found.append(data_checks.target_position(columns, lengths, False, letters, "trained position"))
         return found
 
     def watch(self, values: dict[str, float], step: int) -> None:
         """During training: tells at once, and once, what cannot end well. Nothing is stopped."""
         name = next((name for name in LOSSES if name in values), None)
-        parts = [n for n in values if n.endswith("_loss") and n not in ("chance_loss", *LOSSES)]
-        if name is None or (name == "train_loss" and parts):  # a sum of several tasks has no chance
-            return
+        if name is None or (name == "train_loss" and any(map(evidence.is_part, values))):
+            return  # a sum of several tasks has no chance
         loss, chance = values[name], self.experiment.reranker.chance_loss(self.phases["validation"].requests)
         rate = self.rate(self.experiment.reranker)
         if not math.isfinite(loss):
@@ -161,12 +160,12 @@ class Diagnosis(Undiagnosed):
         trainable, total = reranker.facts(self.phases["test"].requests.take(slice(0, 1))).get("parameters", (0, 0))
         return Rate(reranker.trainer.learning_rate, bool(trainable == total < SMALL))
 
-    def after(self, reranker: Reranker, points: list[dict[str, Any]], seconds: float) -> list[dict[str, str]]:
+    def after(self, reranker: Reranker, points: list[dict[str, Any]]) -> list[dict[str, str]]:
         """Checks of the fitted model: the curves, then its scores of validation requests. Returns all findings."""
         self.curves(reranker, points)
         if reranker.validates and len(self.phases["validation"].requests):
             with evidence.undisturbed():
-                self.findings += self.after_training(reranker, seconds)
+                self.findings += self.after_training(reranker)
         return [asdict(finding) for finding in self.findings]
 
     def broken(self, reranker: Reranker, points: list[dict[str, Any]], folder: Path, error: Exception) -> None:
@@ -196,6 +195,8 @@ class Diagnosis(Undiagnosed):
             found.append(Finding("loss curve", INFO, "no loss was logged: trainer.logging_steps=1 logs each step"))
         else:
             chance = reranker.chance_loss(requests)
+            if curve.name == "train_loss" and any(evidence.is_part(point["name"]) for point in points):
+                chance = None  # a sum of several tasks
             if chance is not None:
                 listed = curve.name == LOSSES[0] or abs(chance - math.log(requests.width)) < 1e-6
                 n = round(math.exp(chance)) if listed and requests.candidates is not None else None
@@ -207,10 +208,10 @@ class Diagnosis(Undiagnosed):
         if (norms := evidence.curve(points, "grad_norm")) is not None:
             found.append(training_checks.gradients(norms.value, reranker.trainer.max_grad_norm, rate))
 
-    def after_training(self, reranker: Reranker, seconds: float) -> list[Finding]:
+    def after_training(self, reranker: Reranker) -> list[Finding]:
         """4, 9, 10, 12 and 13, on a seeded choice of validation requests, and 1 and 2 on these."""
         whole, primary = self.phases["validation"], self.experiment.protocol.primary
-        n = evidence.affordable(reranker, whole, seconds)
+        n = evidence.affordable(reranker, whole.requests)
         scored = evidence.score(reranker, evidence.take(whole, evidence.chosen(len(whole.requests), n, whole.seed)))
         requests, spread = scored.requests, scored.spread
         logits = reranker.chance_loss(requests) is not None
@@ -235,7 +236,8 @@ class Diagnosis(Undiagnosed):
             found.append(score_checks.reload(evidence.difference(scored.scores, again), spread))
         answered = scored.answered
         if reranker.order_sensitive and requests.candidates is not None and answered.any():
-            found.append(score_checks.predicted_position(scored.best[answered], evidence.widths(requests)[answered]))
+            best, widths = scored.best[answered], evidence.widths(requests)[answered]
+            found.append(score_checks.predicted_position(best, widths, self.trained))
             found.append(score_checks.order_sensitivity(primary, *evidence.under_orders(reranker, scored, primary)))
         if self.trained and self.dataset.kind == "recommendation":
             size = 50 if requests.candidates is None else requests.width

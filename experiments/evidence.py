@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,10 +21,9 @@ from experiments.evaluation import Evaluated, Evaluator
 from experiments.training_checks import Curve
 from rerankers.base import Reranker
 
-MOST, LEAST = 512, 32  # requests that are scored
-SHARE, FREE = 0.1, 3.0  # of the training's seconds; seconds that are always granted
+MOST, LEAST = 512, 64  # requests that are scored, by models of less and of more parameters than
+LARGE = 50_000_000
 ORDERS = 5
-PASSES = 10  # scorings of the sample, all checks together
 
 
 @contextmanager
@@ -123,18 +121,16 @@ def chosen(n: int, size: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(n)[:size])
 
 
-def affordable(reranker: Reranker, evaluator: Evaluator, training_seconds: float) -> int:
-    """How many requests all checks together can score in `SHARE` of the training; a power of two, so that the choice
-    hardly ever depends on the clock."""
-    first = take(evaluator, chosen(len(evaluator.requests), LEAST, evaluator.seed)).requests
-    reranker.score(first)  # warm-up
-    started = time.perf_counter()
-    reranker.score(first)
-    each = (time.perf_counter() - started) / len(first)
-    size = MOST
-    while size > LEAST and size * each * PASSES > max(SHARE * training_seconds, FREE):
-        size //= 2
-    return size
+def affordable(reranker: Reranker, requests: Requests) -> int:
+    """How many requests are scored, some ten times in all checks: few by a large model. Not by the clock, so that a
+    repeat finds the same."""
+    _, parameters = reranker.facts(requests.take(slice(0, 1))).get("parameters", (0, 0))
+    return MOST if parameters < LARGE else LEAST
+
+
+def is_part(name: str) -> bool:
+    """Whether a curve is of one task of several, whose sum is `train_loss`."""
+    return name.startswith("train_") and name.endswith("_loss") and name not in ("train_loss", "train_letter_loss")
 
 
 def targets(requests: Requests, relevance: Relevance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from data.errors import UserError
 from experiments.launch import ROOT
 
+ASKED = ("reranker.permutations", "reranker.calibration")  # how a trained model is asked
 FIXED = ("reranker", "reranker.name", "reranker.path", "tuned", "trainer", "seed", "experiment")  # by the training
 
 
@@ -25,7 +26,7 @@ def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
     if {"-m", "--multirun"} & set(arguments):
         raise UserError("this command takes one run at a time; call it once for each")
     for key in values:
-        if key in FIXED or key.startswith("trainer."):
+        if key in FIXED or key.startswith("trainer.") or (key.startswith("reranker.") and key not in ASKED):
             raise UserError(
                 f"{key}= belongs to the training of the run and cannot change now; train again with train.py"
             )

@@ -19,8 +19,8 @@ from experiments.config import Experiment
 from experiments.curves import read_curves
 from experiments.diagnostics import Diagnosis, Undiagnosed
 from experiments.evaluation import Evaluator
-from experiments.findings import labels as diagnosed
-from experiments.findings import write_diagnosis
+from experiments.findings import Finding, write_diagnosis
+from experiments.findings import labels as diagnosis_labels
 from experiments.metrics import NaNScores
 from experiments.results import labels, reference_rows, summarize, write_results
 from experiments.runs import Run
@@ -114,7 +114,8 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
         raise UserError(
             f"{data.prepared.path} has no validation lists, which training needs; give candidates.validation_path="
         )
-    reranker.check(data.test.requests)
+    for requests in (data.validation.requests, data.test.requests):
+        reranker.check(requests)
     reranker.checkpoints = run.checkpoints
     try:
         with experiment.clock("train"), diagnosis.before(reranker):
@@ -126,7 +127,7 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
         diagnosis.broken(reranker, read_curves(run.folder), run.folder, error)
         raise
     with experiment.clock("diagnose"):
-        findings = diagnosis.after(reranker, read_curves(run.folder), seconds)
+        findings = diagnosis.after(reranker, read_curves(run.folder))
     if experiment.protocol.refit_on_validation and not reranker.files:
         before = run.elapsed
         with experiment.clock("refit"):
@@ -197,10 +198,12 @@ def report(
         metrics = record["valid"] | summarize(evaluated, rows, data.test, protocol.primary, reranker.name)
     with experiment.clock("write"):
         write_results(folder, dataset, data.test, evaluated, rows, metrics)
-    findings = diagnosis.conclude(record.get("diagnosis", []), metrics, list(evaluated.values), data.test.requests)
+    known = record.get("diagnosis", [])
+    findings = diagnosis.conclude(known, metrics, list(evaluated.values), data.test.requests)
+    diagnosed = diagnosis_labels(findings or [Finding(**f) for f in known])  # the label stays in evaluate.py
     if findings:
         write_diagnosis(folder, findings)
-    trainable, total = reranker.facts(data.test.requests).get("parameters", (0, 0))
+    trainable, total = reranker.facts(data.test.requests.take(slice(0, 1))).get("parameters", (0, 0))
     cost = {
         "trainable_parameters": int(trainable),
         "total_parameters": int(total),
@@ -224,7 +227,11 @@ def report(
         "metrics": list(evaluated.values),
         "primary": protocol.primary,
         "seed": experiment.seed,
-        "labels": [*labels(dataset, reranker, data.test.requests, c.labels, protocol), *notes, *diagnosed(findings)],
+        "labels": [
+            *labels(dataset, reranker, data.test.requests, c.labels, protocol),
+            *notes,
+            *diagnosed,
+        ],
         "notes": [*dataset.provenance.notes, *data.split.notes],
         "licence": dataset.provenance.licence,
         "files_sha256": dataset.provenance.files,

@@ -55,6 +55,8 @@ class Rate:
 
     def advice(self, faster: bool) -> str:
         usual = SCRATCH_RATES if self.small else TUNED_RATES
+        if self.used > 2 * usual[-1]:  # whatever it looks like
+            faster = False
         if faster and self.used > usual[-1] / 1.5:
             return "look for what the learning rate cannot mend: labels, loss mask, frozen weights"
         if faster:
@@ -127,8 +129,7 @@ def loss_curve(curve: Curve, chance: float | None, rate: Rate) -> Finding:
         flat = f"is flat at {last:.2f}: {said}{known}"
         if chance is not None and not at_chance(last, chance, error):
             return finding(WARN, flat, f"{rate.advice(faster=True)}, or trained enough already")
-        too_fast = rate.used > 2 * (SCRATCH_RATES if rate.small else TUNED_RATES)[-1]
-        return finding(FAIL, flat, rate.advice(faster=not too_fast))
+        return finding(FAIL, flat, rate.advice(faster=True))
     return finding(OK, f"falls: {said}")
 
 

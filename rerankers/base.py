@@ -130,6 +130,11 @@ class Reranker:
         """Files that scores are read from; a run's identity holds their content."""
         return []
 
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of weights that training begins with; a run's identity holds their content, not where they lie."""
+        return []
+
     def save(self, folder: Path) -> None:
         """Writes what `load` needs to give identical scores."""
 
@@ -150,7 +155,7 @@ class Reranker:
         parameters [trainable, total]; training_rows [1], rows of an epoch; weight_change [1], by training, relative;
         label_ids [N], token ids of the candidates' labels; prompt_lengths [R] in tokens, shortened [R] bool;
         trained_prompt and scored_prompt [K] int64, hashes of training prompts as trained and as scored;
-        target_columns [K], where the target stands among the candidates of some training rows.
+        target_columns and target_widths [K], where the target stands among how many candidates of some training rows.
         """
         return {}
 

@@ -243,7 +243,7 @@ def test_permutations_are_the_mean_of_log_probabilities(
     reranker.build(demo, split)
     requests = candidates.test.take(slice(0, 20))
     many = replace(reranker, permutations=3)
-    for name in ("network", "tokenizer", "prompts", "_tokens", "catalog"):
+    for name in ("network", "tokenizer", "prompts", "_ids", "catalog"):
         setattr(many, name, getattr(reranker, name))
     expected = np.zeros((20, 20))
     for turn in range(3):
@@ -268,7 +268,7 @@ def test_content_free_calibration_takes_the_labels_bias_away(
     )
     assert np.abs(reranker.score(nothing_at_all)).max() < 1e-5, "without content no label is better"
     plain = replace(reranker, calibration="none")
-    for name in ("network", "tokenizer", "prompts", "_tokens", "catalog"):
+    for name in ("network", "tokenizer", "prompts", "_ids", "catalog"):
         setattr(plain, name, getattr(reranker, name))
     bias = log_softmax(plain.score(nothing_at_all)[0])
     assert bias.std() > 1e-3

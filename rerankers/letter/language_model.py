@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,8 +21,10 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from data.dataset import sha256
 from data.errors import UserError, in_range, one_of
-from rerankers.training import device
+from rerankers.letter.labels import LETTERS
+from rerankers.training import device, sample_of_weights
 
 disable_progress_bar()  # "writing model shards" at every checkpoint
 
@@ -30,6 +33,9 @@ TEMPLATE = (  # of a model from nothing: Qwen's turns in fewer tokens
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL = ["<|pad|>", "<|unknown|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+INITIALIZATIONS = ("gaussian", "orthogonal", "olora", "pissa")  # those that are the same when they are loaded
 
 
 @dataclass
@@ -50,6 +56,8 @@ class Lora:
         in_range("reranker.lora.lora_alpha", self.lora_alpha, 1)
         in_range("reranker.lora.lora_dropout", self.lora_dropout, 0, 0.9)
         one_of("reranker.lora.bias", self.bias, ("none", "all", "lora_only"))
+        if self.init_lora_weights not in (True, False):  # others change the base or are drawn at random: no reload
+            one_of("reranker.lora.init_lora_weights", str(self.init_lora_weights), INITIALIZATIONS)
 
     def wrap(self, model: Any) -> Any:
         """The model with adapters; only they are trained."""
@@ -140,33 +148,43 @@ class Scratch:
 
 
 def load_tokenizer(name: str) -> Any:
-    return _explained(name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False))
+    tokenizer = _explained(name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False))
+    if len(tokenizer) < len(LETTERS):  # what is made of a folder without tokenizer files
+        raise UserError(f"reranker.model={name} has no tokenizer; give a folder with tokenizer.json")
+    return tokenizer
 
 
-def load_model(name: str, four_bits: bool) -> Any:
-    """float32 on a CPU, bfloat16 where the GPU has it. Only safetensors are read."""
+def load_model(name: str, four_bits: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """float32 on a CPU, bfloat16 where the GPU has it, unless `dtype` says so. Only safetensors are read."""
     on_gpu = device().type == "cuda"
-    dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+    dtype = dtype or (torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32)
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
     if four_bits:
         if importlib.util.find_spec("bitsandbytes") is None or not on_gpu:
-            raise UserError(
-                "reranker.load_in_4bit=true needs a GPU and the package bitsandbytes: pip install bitsandbytes"
-            )
+            raise UserError("reranker.load_in_4bit=true needs a GPU and bitsandbytes: pip install bitsandbytes")
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    model = _explained(name, lambda: AutoModelForCausalLM.from_pretrained(name, **options))
+    model, info = _explained(
+        name, lambda: AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+    )
+    if lacking := sorted(info["missing_keys"]):
+        raise UserError(f"reranker.model={name} lacks weights ({lacking[0]}), which would be random; give a whole one")
     return model if four_bits else model.to(device())
+
+
+def fingerprint(model: Any) -> str:
+    """Of the first values of all tensors, the same in float32 and in bfloat16."""
+    return sha256(sample_of_weights(model, trained=False).bfloat16().float().numpy())
 
 
 def _explained(name: str, load: Any) -> Any:
     try:
         return load()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"reranker.model={name} cannot be loaded ({' '.join(str(error).split())[:300]}); give a Hugging Face name "
             "that this machine can reach, a folder that holds the model, or reranker.init=scratch"

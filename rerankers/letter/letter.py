@@ -8,6 +8,7 @@ the model reads, `labels.py` for the letters' tokens, `answer.py` for the head, 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,12 +30,13 @@ from rerankers.base import Log, Reranker, Validate
 from rerankers.letter.answer import add_answer_head, verify_answer_head
 from rerankers.letter.item_text import check_item_text, item_texts
 from rerankers.letter.labels import LETTERS, label_ids, letters
-from rerankers.letter.language_model import Lora, Scratch, load_model, load_tokenizer
+from rerankers.letter.language_model import Lora, Scratch, fingerprint, load_model, load_tokenizer
 from rerankers.letter.prompt import Prompt, Prompts, instructions
 from rerankers.letter.rows import LetterRows, to_batch
 from rerankers.letter.trainer import candidate_logits, train_letters
-from rerankers.training import device, sample_of_weights, seed_everything, training_facts
+from rerankers.training import device, seed_everything, training_facts
 
+log_ = logging.getLogger(__name__)
 SHARE = {"random": 0.0, "mixed": 0.5, "first_stage": 1.0}  # of hard negatives
 REQUESTS = 256  # rendered at a time
 BLOCKS = 64  # candidates of one invariant prompt; more are asked in several
@@ -89,6 +91,10 @@ class LetterReranker(Reranker):
             )
 
     @property
+    def folders(self) -> list[Path]:
+        return [Path(self.model)] if self.init == "pretrained" and Path(self.model).is_dir() else []
+
+    @property
     def invariant(self) -> bool:
         return self.order == "invariant"
 
@@ -135,11 +141,19 @@ class LetterReranker(Reranker):
         self._open(dataset.catalog)
         negatives = split.negatives(dataset.catalog, SHARE[self.negatives])
         self.rows = LetterRows(split.train.histories, negatives, self)
+        longest = np.argsort(-split.train.histories.lengths[self.rows.users], kind="stable")  # the fewest negatives
+        some = self.rows.draw(longest[:256].tolist())
+        cut = [self.prompts.render(some.histories.row(r), c).shortened for r, c in enumerate(some.candidates)]
+        if any(cut):
+            log_.info(
+                "%.0f %% of the longest prompts are shortened: reranker.max_item_length=%d, reranker.max_length=%d",
+                100 * np.mean(cut), self.max_item_length, self.max_length,
+            )  # fmt: skip
 
     def _load_base(self) -> None:
         self.tokenizer = load_tokenizer(self.model)
         self.network = load_model(self.model, self.load_in_4bit).requires_grad_(False)
-        self.base_sha256 = sha256(sample_of_weights(self.network, trained=False).numpy())
+        self.base_sha256 = fingerprint(self.network)
         add_answer_head(self.network)
 
     def _open(self, catalog: Catalog) -> None:
@@ -153,20 +167,23 @@ class LetterReranker(Reranker):
             self.invariant,
         )
         if self.invariant and self.network.config._attn_implementation != "sdpa":  # others read the mask otherwise
-            raise UserError("reranker.order=invariant needs a model with sdpa attention; choose another reranker.model")
-        self._tokens: dict[int, torch.Tensor] = {}
+            raise UserError("reranker.order=invariant needs sdpa attention; choose another reranker.model")
+        self._ids: dict[int, np.ndarray] = {}
         tokens = self.answer_tokens(self.training_candidates)
         some = self.prompts.render(np.zeros(1, dtype=np.int64), np.zeros(2, dtype=np.int64))
         self.network.eval()
         verify_answer_head(self.network, torch.from_numpy(some.ids).to(device()), tokens)
 
-    def answer_tokens(self, n: int) -> torch.Tensor:
+    def answer_ids(self, n: int) -> np.ndarray:
         """Token ids of the answers to a prompt with n candidates: [n] of letters, or [2] of Yes and No."""
-        if n not in self._tokens:
+        if n not in self._ids:
             answers = ["Yes", "No"] if self.invariant else letters(n)
             prompt = self.prompts.frame("history", self.prompts.instruction(n))
-            self._tokens[n] = torch.from_numpy(label_ids(self.tokenizer, prompt, answers)).to(device())
-        return self._tokens[n]
+            self._ids[n] = label_ids(self.tokenizer, prompt, answers)
+        return self._ids[n]
+
+    def answer_tokens(self, n: int) -> torch.Tensor:
+        return torch.from_numpy(self.answer_ids(n)).to(device())
 
     def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
         self.build(dataset, split)
@@ -179,6 +196,7 @@ class LetterReranker(Reranker):
         """Logits, or mean log-probabilities over the permutations."""
         self.check(requests)
         self.network.eval()
+        self._biases: dict[int, np.ndarray] = {}  # of this model as it is now
         scores = np.zeros((len(requests), requests.width), dtype=np.float32)
         for start in bar(range(0, len(requests), REQUESTS), "asking the model"):
             rows = slice(start, start + REQUESTS)
@@ -244,9 +262,11 @@ class LetterReranker(Reranker):
 
     def _bias(self, n: int) -> np.ndarray:
         """Log-probabilities of the labels after a prompt of which every item is "N/A" (CapCal, arXiv 2604.10150)."""
-        nothing = self.prompts.nothing
-        empty = self.prompts.render(np.array([nothing]), np.full(n, nothing))
-        return log_softmax(self._logits([empty], n)[0])
+        if n not in self._biases:
+            nothing = self.prompts.nothing
+            empty = self.prompts.render(np.array([nothing]), np.full(n, nothing))
+            self._biases[n] = log_softmax(self._logits([empty], n)[0])
+        return self._biases[n]
 
     def save(self, folder: Path) -> None:
         """Adapters alone, with the fingerprint of the base they belong to; a model from nothing, whole."""
@@ -260,7 +280,8 @@ class LetterReranker(Reranker):
 
     def load(self, folder: Path, requests: Requests) -> None:
         if self.init == "scratch":
-            self.tokenizer, self.network = load_tokenizer(str(folder)), load_model(str(folder), False)
+            self.tokenizer = load_tokenizer(str(folder))
+            self.network = load_model(str(folder), dtype=torch.float32)  # as it was trained
             add_answer_head(self.network)
         else:
             self._load_base()
@@ -280,7 +301,7 @@ class LetterReranker(Reranker):
 
     def facts(self, requests: Requests) -> dict[str, np.ndarray]:
         prompts = [self._prompt(requests, row, columns) for row, columns in enumerate(self._columns(requests, 0))]
-        labels = {} if self.invariant else {"label_ids": self.answer_tokens(requests.width).cpu().numpy()}
+        labels = {} if self.invariant else {"label_ids": self.answer_ids(requests.width)}
         return training_facts(self, self.network) | {
             **labels,
             "prompt_lengths": np.array([len(prompt.ids) for prompt in prompts]),
@@ -300,4 +321,5 @@ class LetterReranker(Reranker):
         scored = [self._prompt(asked, row, np.arange(drawn.candidates.shape[1])).ids for row in rows]
         digest = [[int(sha256(ids)[:15], 16) for ids in prompts] for prompts in (trained, scored)]
         prompts = {"trained_prompt": np.array(digest[0]), "scored_prompt": np.array(digest[1])}
-        return {"target_columns": columns, **prompts}
+        widths = np.full(len(columns), self.training_candidates)
+        return {"target_columns": columns, "target_widths": widths, **prompts}

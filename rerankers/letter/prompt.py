@@ -72,6 +72,7 @@ class Prompts:
         self.items = self._after(".", [f" {' '.join(text.split()) or NOTHING}\n" for text in [*texts, NOTHING]])
         self.cut = np.array([len(line) > max_item_length + 1 for line in self.items])
         self.items = [self._shorter(line, max_item_length) for line in self.items]
+        self.longest_item = max(len(line) for line in self.items) - 1
         self.dash, self.candidates, self.candidate = self._after("\n", ["-", "Candidates:\n", "Candidate:"])
         self.headings = dict(zip(HEADING, self._after("\n", list(HEADING.values())), strict=True))
         self.labels = self._after("\n", [f"{letter}." for letter in LETTERS])
@@ -125,8 +126,11 @@ class Prompts:
         kind = "history" if query is None else "query"
         head, tail = self.sides(kind, self.instruction(len(candidates)))
         start = [head, self.headings[kind]]
+        cut = bool(self.cut[history].any() or self.cut[candidates].any())
         if query is not None:
-            start += [self._after(".", [f" {' '.join(query.split())}"])[0][: self.max_length // 2], self.newline]
+            words = self._after(".", [f" {' '.join(query.split())}"])[0]
+            cut |= len(words) > self.max_length // 2
+            start += [words[: self.max_length // 2], self.newline]
         labels = [self.candidate] * len(candidates) if self.invariant else self.labels[: len(candidates)]
         fixed = sum(map(len, start)) + len(tail)
         limit = None
@@ -137,12 +141,11 @@ class Prompts:
                 for part in (label, self._shorter(self.items[row], limit))
             ]
             taken = [np.append(self.dash, self._shorter(self.items[row], limit)) for row in history]
-            # blocks of an invariant prompt stand beside one another: the longest counts
-            room = self.max_length - fixed - self._length(listed)
+            room = self.max_length - fixed - self._length(listed, limit)
             kept = int((np.cumsum([len(line) for line in reversed(taken)]) <= room).sum())
             if room >= 0 and (kept or not taken):
                 break
-            longest = max(len(self.items[row]) - 1 for row in (*history, *candidates)) if limit is None else limit
+            longest = self.longest_item if limit is None else limit
             if longest <= SHORTEST:
                 need = self.max_length - room + (len(taken[-1]) if taken else 0)
                 raise UserError(
@@ -150,7 +153,6 @@ class Prompts:
                     f"least {need} tokens"
                 )
             limit = max(longest * 3 // 4, SHORTEST)
-        cut = bool(self.cut[history].any() or self.cut[candidates].any())
         start += taken[len(taken) - kept :]
         shortened = cut or limit is not None or kept < len(taken)
         begin = sum(map(len, start))
@@ -165,7 +167,9 @@ class Prompts:
     def _shorter(self, line: np.ndarray, limit: int | None) -> np.ndarray:
         return line if limit is None or len(line) <= limit + 1 else np.append(line[:limit], self.newline)
 
-    def _length(self, listed: list[np.ndarray]) -> int:
+    def _length(self, listed: list[np.ndarray], limit: int | None) -> int:
+        """Blocks of an invariant prompt stand beside one another: the longest that there could be counts."""
         if self.invariant:
-            return len(self.candidate) + max(map(len, listed[1::2]))
+            whole = self.longest_item if limit is None else min(self.longest_item, limit)
+            return len(self.candidate) + whole + 1
         return len(self.candidates) + sum(map(len, listed))

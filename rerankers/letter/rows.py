@@ -49,7 +49,7 @@ class LetterRows:
         if reranker.loss == "letters":
             batch = to_batch(prompts, reranker.invariant) | {"shift_labels": torch.from_numpy(drawn.target)[:, None]}
         else:
-            letters = reranker.answer_tokens(drawn.candidates.shape[1]).cpu().numpy()[drawn.target]
+            letters = reranker.answer_ids(drawn.candidates.shape[1])[drawn.target]
             batch = with_response(prompts, letters, reranker.prompts.closing())
         if reranker.line_loss:
             batch["lines"] = torch.from_numpy(np.stack([prompt.lines for prompt in prompts]))
