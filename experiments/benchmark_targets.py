@@ -179,7 +179,7 @@ def letter_rows(cfg: DictConfig) -> list[Row]:
     labels = torch.where(torch.arange(length) >= length - response, ids, -100)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     arguments = SFTConfig(output_dir="unused", use_cpu=not torch.cuda.is_available(), bf16=False, max_length=None,
-                          gradient_checkpointing=False, report_to=[])  # fmt: skip
+                          activation_checkpointing=False, report_to=[])  # fmt: skip
     trl = SFTTrainer(
         model=model,
         args=arguments,

@@ -546,3 +546,66 @@ def test_line_loss_asks_each_line_one_layer_below(demo: Dataset, split: Split, t
     expected.backward()
     assert torch.allclose(loss, expected, atol=1e-5)
     assert torch.allclose(got, gradients(reranker.network), atol=1e-5)
+
+
+def test_a_shortened_invariant_prompt_is_shortened_alike_for_every_order(
+    demo: Dataset, split: Split, candidates: Prepared, tmp_path: Path
+) -> None:
+    titles = demo.catalog.title.copy()
+    titles[::7] = [f"{title} of a very long name that takes a lot of room in any prompt" for title in titles[::7]]
+    longer = replace(demo, catalog=replace(demo.catalog, title=titles))
+    reranker = make(None, tmp_path, order="invariant", max_length=110)
+    reranker.build(longer, split)
+    many = np.random.default_rng(0).integers(0, len(titles), (20, 100)).astype(np.int32)
+    requests = replace(candidates.test.take(slice(0, 20)), catalog=longer.catalog, candidates=many)
+    assert reranker.facts(requests)["shortened"].mean() > 0.5
+    scores = reranker.score(requests)
+    other, order = shuffled(requests, 1)
+    assert np.abs(np.take_along_axis(scores, order, 1) - reranker.score(other)).max() < 1e-5
+    assert np.abs(reranker.score(replace(requests, candidates=many[:, :3])) - scores[:, :3]).max() < 1e-5
+
+
+def test_the_identity_of_a_run_is_the_models_content_not_its_place(
+    demo: Dataset, checkpoint: Path, tmp_path: Path, config: Callable[..., Any]
+) -> None:
+    import shutil
+
+    def identity(folder: Path) -> str:
+        return configure(config("reranker=qwen_letter", f"reranker.model={folder}")).identity(demo)
+
+    moved = shutil.copytree(checkpoint, tmp_path / "moved")
+    assert identity(moved) == identity(checkpoint)
+    (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
+    assert identity(moved) != identity(checkpoint)
+    assert identity(tmp_path / "not a folder") != identity(checkpoint)
+
+
+def test_a_model_that_lacks_weights_is_refused(demo: Dataset, split: Split, checkpoint: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    torn = shutil.copytree(checkpoint, tmp_path / "torn")
+    weights = load_file(torn / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "layers.1" not in k}, torn / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks weights \(model\.layers\.1"):
+        make(torn, tmp_path).build(demo, split)
+    (torn / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:500])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        make(torn, tmp_path).build(demo, split)
+
+
+@pytest.mark.parametrize("name", ["candidates_sweep", "lora_rank_sweep"])
+def test_a_sweep_trains_the_model_it_is_given(name: str, config: Callable[..., Any]) -> None:
+    reranker = configure(config(f"experiment={name}", "reranker.model=/my/model", small=False)).reranker
+    assert isinstance(reranker, LetterReranker)
+    assert (reranker.init, reranker.model, reranker.training_candidates) == (
+        "pretrained",
+        "/my/model",
+        {"candidates_sweep": 50, "lora_rank_sweep": 20}[name],
+    )
+
+
+def test_sweeps_compose_their_jobs(config: Callable[..., Any]) -> None:
+    for size in (5, 10, 20, 50):
+        configure(config("experiment=candidates_sweep", f"candidates.size={size}", small=False))

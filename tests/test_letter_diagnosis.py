@@ -147,3 +147,34 @@ def test_a_healthy_letter_run_is_clean(config: Callable[..., Any], tmp_path: Pat
     assert not [f for f in found.values() if f.verdict == "fail"], found
     assert {check for check, f in found.items() if f.verdict == "warn"} <= {"first stage"}
     assert metrics["test/recall_at_1"] > 0.45 > metrics["test/popularity/recall_at_1"]
+
+
+def test_zero_shot_is_no_failed_training(diagnosed: Callable[..., dict[str, Finding]], checkpoint: Path) -> None:
+    found = diagnosed("reranker.init=pretrained", f"reranker.model={checkpoint}", "trainer.num_train_epochs=0")
+    assert not [finding for finding in found.values() if finding.verdict == "fail"], found
+
+
+def test_fewer_candidates_in_training_than_in_scoring_are_no_leak(
+    diagnosed: Callable[..., dict[str, Finding]],
+) -> None:
+    found = diagnosed("reranker.training_candidates=10", "dataset.n_users=400")["trained position"]
+    assert found.verdict == "ok", found
+
+
+def test_the_label_of_a_failed_diagnosis_stays_in_evaluations(
+    config: Callable[..., Any], tmp_path: Path, checkpoint: Path
+) -> None:
+    from data.errors import UserError
+    from data.files import read_json
+    from evaluate import evaluate
+    from experiments.recompose import with_overrides_of_the_run
+
+    words = [*LETTER, "candidates.size=20", "reranker.init=scratch", *TINY, *ONCE, "trainer.learning_rate=0"]
+    train(config(*words))
+    folder = only_run(tmp_path)
+    evaluate(config(*words, "reranker.permutations=2", f"run={folder}", name="evaluate"))
+    (manifest,) = (read_json(path) for path in folder.glob("evaluations/*/manifest.json"))
+    assert any(label.startswith("diagnosis failed") for label in manifest["labels"])
+    assert "mean of 2 permutations" in manifest["labels"]
+    with pytest.raises(UserError, match=r"reranker\.order= belongs to the training"):
+        with_overrides_of_the_run([f"run={folder}", "reranker.order=invariant"])
