@@ -18,6 +18,7 @@ from data.errors import UserError
 from data.splits import Split
 from experiments.config import configure
 from rerankers.base import TrainerConfig
+from rerankers.letter.asking import Asking
 from rerankers.letter.item_text import item_texts
 from rerankers.letter.labels import letters
 from rerankers.letter.language_model import Lora, Scratch
@@ -247,7 +248,7 @@ def test_permutations_are_the_mean_of_log_probabilities(
         setattr(many, name, getattr(reranker, name))
     expected = np.zeros((20, 20))
     for turn in range(3):
-        columns = np.stack(many._columns(requests, turn))
+        columns = np.stack(Asking(many).columns(requests, turn))
         assert (np.sort(columns, axis=1) == np.arange(20)).all()
         once = reranker.score(replace(requests, candidates=np.take_along_axis(requests.candidates, columns, 1)))
         np.put_along_axis(expected, columns, np.take_along_axis(expected, columns, 1) + log_softmax(once, axis=1), 1)

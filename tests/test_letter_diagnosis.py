@@ -13,6 +13,7 @@ from conftest import only_run
 from data.sources.demo import Demo
 from experiments.findings import Finding, read_diagnosis
 from experiments.launch import ROOT
+from rerankers.letter.asking import Asking
 from rerankers.letter.item_text import item_texts
 from rerankers.letter.language_model import Scratch
 from rerankers.letter.letter import LetterReranker
@@ -70,12 +71,12 @@ def test_a_target_that_is_always_first_is_found(
 def test_a_prompt_that_is_not_the_trained_one_is_found(
     diagnosed: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = LetterReranker._prompt
+    prompt = Asking.prompt
 
-    def backwards(reranker: LetterReranker, requests: Any, row: int, columns: np.ndarray) -> Any:
-        return ask(reranker, requests, row, columns[::-1])
+    def backwards(asking: Asking, requests: Any, row: int, columns: np.ndarray) -> Any:
+        return prompt(asking, requests, row, columns[::-1])
 
-    monkeypatch.setattr(LetterReranker, "_prompt", backwards)
+    monkeypatch.setattr(Asking, "prompt", backwards)
     found = diagnosed()["prompt"]
     assert found.verdict == "fail" and "0 of 8" in found.evidence
 
@@ -125,13 +126,13 @@ def test_an_adapter_that_is_not_saved_is_found(
 def test_dropout_left_on_is_found(
     diagnosed: Callable[..., dict[str, Finding]], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = LetterReranker._logits
+    logits = Asking.logits
 
-    def noisy(reranker: LetterReranker, *args: Any) -> np.ndarray:
-        reranker.network.train()
-        return ask(reranker, *args)
+    def noisy(asking: Asking, *args: Any) -> np.ndarray:
+        asking.reranker.network.train()
+        return logits(asking, *args)
 
-    monkeypatch.setattr(LetterReranker, "_logits", noisy)
+    monkeypatch.setattr(Asking, "logits", noisy)
     found = diagnosed(
         "reranker.init=pretrained", f"reranker.model={checkpoint}", "trainer.learning_rate=1e-2",
         "reranker.lora.lora_dropout=0.5",

@@ -3,14 +3,14 @@
     python train.py reranker=qwen_letter reranker.model=Qwen/Qwen3-0.6B dataset=ml_100k candidates.size=20
 
 The verbalizer is LlamaRec's (arXiv 2311.02089), training trl's SFTTrainer with peft's LoRA; see `prompt.py` for what
-the model reads, `labels.py` for the letters' tokens, `answer.py` for the head, `rows.py` for the training rows.
+the model reads, `labels.py` for the letters' tokens, `answer.py` for the head, `rows.py` for the training rows,
+`asking.py` for scoring.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -18,29 +18,26 @@ from typing import ClassVar
 import numpy as np
 import torch
 from peft import PeftModel
-from scipy.special import log_softmax
 
 from data.dataset import Catalog, Dataset, Requests, sha256
 from data.errors import UserError, in_range, one_of
 from data.files import read_json, write_json
-from data.keys import PERMUTATIONS, keys
 from data.progress import bar
 from data.splits import Split
 from rerankers.base import Log, Reranker, Validate
 from rerankers.letter.answer import add_answer_head, verify_answer_head
+from rerankers.letter.asking import Asking
 from rerankers.letter.item_text import check_item_text, item_texts
-from rerankers.letter.labels import LETTERS, label_ids, letters
+from rerankers.letter.labels import label_ids, letters
 from rerankers.letter.language_model import Lora, Scratch, fingerprint, load_model, load_tokenizer
-from rerankers.letter.prompt import Prompt, Prompts, instructions
-from rerankers.letter.rows import LetterRows, to_batch
-from rerankers.letter.trainer import candidate_logits, train_letters
+from rerankers.letter.prompt import Prompts, instructions
+from rerankers.letter.rows import LetterRows
+from rerankers.letter.trainer import train_letters
 from rerankers.training import device, seed_everything, training_facts
 
 log_ = logging.getLogger(__name__)
 SHARE = {"random": 0.0, "mixed": 0.5, "first_stage": 1.0}  # of hard negatives
 REQUESTS = 256  # rendered at a time
-BLOCKS = 64  # candidates of one invariant prompt; more are asked in several
-CELLS = 2**26  # of the attention mask of a batch of invariant prompts
 WORST = float(np.finfo(np.float32).min)  # score of padding
 
 
@@ -196,77 +193,16 @@ class LetterReranker(Reranker):
         """Logits, or mean log-probabilities over the permutations."""
         self.check(requests)
         self.network.eval()
-        self._biases: dict[int, np.ndarray] = {}  # of this model as it is now
+        asking = Asking(self)
         scores = np.zeros((len(requests), requests.width), dtype=np.float32)
         for start in bar(range(0, len(requests), REQUESTS), "asking the model"):
             rows = slice(start, start + REQUESTS)
             part = requests.take(rows)
             for turn in range(self.permutations):
-                scores[rows] += self._ask(part, self._columns(part, turn)) / self.permutations
+                scores[rows] += asking.scores(part, turn) / self.permutations
         if requests.candidates is not None:
             scores[requests.candidates < 0] = WORST
         return scores
-
-    def _columns(self, requests: Requests, turn: int) -> list[np.ndarray]:
-        """The columns of each request's candidates in the order in which they are asked; turn 0 as presented."""
-        if requests.candidates is None:
-            return [np.arange(requests.width)] * len(requests)
-        held = [np.flatnonzero(row >= 0) for row in requests.candidates]
-        if turn == 0:
-            return held
-        key = keys(self.seed, PERMUTATIONS + turn, requests.ids, requests.candidates)
-        return [columns[np.argsort(key[row, columns])] for row, columns in enumerate(held)]
-
-    def _ask(self, requests: Requests, columns: list[np.ndarray]) -> np.ndarray:
-        """[R, N] in the requests' own columns."""
-        size = BLOCKS if self.invariant else len(LETTERS)
-        questions = [
-            (row, order[start : start + size])
-            for row, order in enumerate(columns)
-            for start in range(0, len(order), size)
-        ]
-        prompts = [self._prompt(requests, row, asked) for row, asked in questions]
-        out = np.zeros((len(requests), requests.width), dtype=np.float32)
-        by_length = sorted(range(len(prompts)), key=lambda q: (len(prompts[q].ids), len(questions[q][1])))
-        for batch in self._batches(by_length, prompts):
-            logits = self._logits([prompts[q] for q in batch], max(len(questions[q][1]) for q in batch))
-            for q, own in zip(batch, logits, strict=True):
-                row, asked = questions[q]
-                values = own[: len(asked)]
-                if self.calibration == "content_free":
-                    values = log_softmax(values) - self._bias(len(asked))
-                out[row, asked] = log_softmax(values) if self.permutations > 1 else values
-        return out
-
-    def _batches(self, by_length: list[int], prompts: list[Prompt]) -> Iterator[list[int]]:
-        """Batches of prompts of like length; invariant ones, whose mask grows with the square, in smaller ones."""
-        start = 0
-        while start < len(by_length):
-            size = self.trainer.per_device_eval_batch_size
-            if self.invariant:
-                longest = len(prompts[by_length[min(start + size, len(by_length)) - 1]].ids)
-                size = max(1, min(size, CELLS // longest**2))
-            yield by_length[start : start + size]
-            start += size
-
-    def _prompt(self, requests: Requests, row: int, columns: np.ndarray) -> Prompt:
-        history = requests.histories.row(row)[-self.max_history :]
-        items = columns if requests.candidates is None else requests.candidates[row, columns]
-        return self.prompts.render(history, items, None if requests.queries is None else requests.queries[row])
-
-    def _logits(self, prompts: list[Prompt], n: int) -> np.ndarray:
-        """[B, n] float32; columns beyond a prompt's own candidates mean nothing."""
-        batch = {k: v.to(device()) for k, v in to_batch(prompts, self.invariant).items()}
-        logits = self.network(**batch, tokens=self.answer_tokens(n))
-        return candidate_logits(logits, self.invariant).cpu().numpy()
-
-    def _bias(self, n: int) -> np.ndarray:
-        """Log-probabilities of the labels after a prompt of which every item is "N/A" (CapCal, arXiv 2604.10150)."""
-        if n not in self._biases:
-            nothing = self.prompts.nothing
-            empty = self.prompts.render(np.array([nothing]), np.full(n, nothing))
-            self._biases[n] = log_softmax(self._logits([empty], n)[0])
-        return self._biases[n]
 
     def save(self, folder: Path) -> None:
         """Adapters alone, with the fingerprint of the base they belong to; a model from nothing, whole."""
@@ -296,11 +232,10 @@ class LetterReranker(Reranker):
         return math.log(self.training_candidates)
 
     def inputs(self, requests: Requests) -> list[str]:
-        columns = self._columns(requests, 0)
-        return [self.tokenizer.decode(self._prompt(requests, r, c).ids) for r, c in enumerate(columns)]
+        return [self.tokenizer.decode(prompt.ids) for prompt in Asking(self).prompts(requests)]
 
     def facts(self, requests: Requests) -> dict[str, np.ndarray]:
-        prompts = [self._prompt(requests, row, columns) for row, columns in enumerate(self._columns(requests, 0))]
+        prompts = Asking(self).prompts(requests)
         labels = {} if self.invariant else {"label_ids": self.answer_ids(requests.width)}
         return training_facts(self, self.network) | {
             **labels,
@@ -318,7 +253,7 @@ class LetterReranker(Reranker):
         asked = Requests(self.catalog, np.arange(len(rows)), drawn.histories, candidates=drawn.candidates)
         last = batch["positions"][:, -1 if self.invariant else 0] + 1
         trained = [ids[:end].numpy() for ids, end in zip(batch["input_ids"], last, strict=True)]
-        scored = [self._prompt(asked, row, np.arange(drawn.candidates.shape[1])).ids for row in rows]
+        scored = [prompt.ids for prompt in Asking(self).prompts(asked)]
         digest = [[int(sha256(ids)[:15], 16) for ids in prompts] for prompts in (trained, scored)]
         prompts = {"trained_prompt": np.array(digest[0]), "scored_prompt": np.array(digest[1])}
         widths = np.full(len(columns), self.training_candidates)

@@ -1,0 +1,98 @@
+"""Asking a trained or zero-shot model: prompts in batches of like length, logits back in the requests' columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import log_softmax
+
+from data.dataset import Requests
+from data.keys import PERMUTATIONS, keys
+from rerankers.letter.labels import LETTERS
+from rerankers.letter.prompt import Prompt
+from rerankers.letter.rows import to_batch
+from rerankers.letter.trainer import candidate_logits
+from rerankers.training import device
+
+if TYPE_CHECKING:
+    from rerankers.letter.letter import LetterReranker
+
+BLOCKS = 64  # candidates of one invariant prompt; more are asked in several
+CELLS = 2**26  # of the attention mask of a batch of invariant prompts
+
+
+class Asking:
+    """Of a model as it is now: what is kept here (the labels' biases) does not outlive one scoring."""
+
+    def __init__(self, reranker: LetterReranker) -> None:
+        self.reranker = reranker
+        self.biases: dict[int, np.ndarray] = {}
+
+    def prompts(self, requests: Requests) -> list[Prompt]:
+        """One a request, with its candidates as presented."""
+        return [self.prompt(requests, row, order) for row, order in enumerate(self.columns(requests, 0))]
+
+    def columns(self, requests: Requests, turn: int) -> list[np.ndarray]:
+        """The columns of each request's candidates in the order in which they are asked; turn 0 as presented."""
+        if requests.candidates is None:
+            return [np.arange(requests.width)] * len(requests)
+        held = [np.flatnonzero(row >= 0) for row in requests.candidates]
+        if turn == 0:
+            return held
+        key = keys(self.reranker.seed, PERMUTATIONS + turn, requests.ids, requests.candidates)
+        return [columns[np.argsort(key[row, columns])] for row, columns in enumerate(held)]
+
+    def prompt(self, requests: Requests, row: int, columns: np.ndarray) -> Prompt:
+        history = requests.histories.row(row)[-self.reranker.max_history :]
+        items = columns if requests.candidates is None else requests.candidates[row, columns]
+        query = None if requests.queries is None else requests.queries[row]
+        return self.reranker.prompts.render(history, items, query)
+
+    def scores(self, requests: Requests, turn: int) -> np.ndarray:
+        """[R, N] float32 in the requests' own columns: logits, log-probabilities where permutations are averaged."""
+        size = BLOCKS if self.reranker.invariant else len(LETTERS)
+        questions = [
+            (row, order[start : start + size])
+            for row, order in enumerate(self.columns(requests, turn))
+            for start in range(0, len(order), size)
+        ]
+        prompts = [self.prompt(requests, row, asked) for row, asked in questions]
+        out = np.zeros((len(requests), requests.width), dtype=np.float32)
+        by_length = sorted(range(len(prompts)), key=lambda q: (len(prompts[q].ids), len(questions[q][1])))
+        for batch in self.batches(by_length, prompts):
+            logits = self.logits([prompts[q] for q in batch], max(len(questions[q][1]) for q in batch))
+            for q, own in zip(batch, logits, strict=True):
+                row, asked = questions[q]
+                values = own[: len(asked)]
+                if self.reranker.calibration == "content_free":
+                    values = log_softmax(values) - self.bias(len(asked))
+                out[row, asked] = log_softmax(values) if self.reranker.permutations > 1 else values
+        return out
+
+    def batches(self, by_length: list[int], prompts: list[Prompt]) -> Iterator[list[int]]:
+        """Batches of prompts of like length; invariant ones, whose mask grows with the square, in smaller ones."""
+        start = 0
+        while start < len(by_length):
+            size = self.reranker.trainer.per_device_eval_batch_size
+            if self.reranker.invariant:
+                longest = len(prompts[by_length[min(start + size, len(by_length)) - 1]].ids)
+                size = max(1, min(size, CELLS // longest**2))
+            yield by_length[start : start + size]
+            start += size
+
+    def logits(self, prompts: list[Prompt], n: int) -> np.ndarray:
+        """[B, n] float32; columns beyond a prompt's own candidates mean nothing."""
+        invariant = self.reranker.invariant
+        batch = {name: tensor.to(device()) for name, tensor in to_batch(prompts, invariant).items()}
+        logits = self.reranker.network(**batch, tokens=self.reranker.answer_tokens(n))
+        return candidate_logits(logits, invariant).cpu().numpy()
+
+    def bias(self, n: int) -> np.ndarray:
+        """Log-probabilities of the labels after a prompt of which every item is "N/A" (CapCal, arXiv 2604.10150)."""
+        if n not in self.biases:
+            nothing = self.reranker.prompts.nothing
+            empty = self.reranker.prompts.render(np.array([nothing]), np.full(n, nothing))
+            self.biases[n] = log_softmax(self.logits([empty], n)[0])
+        return self.biases[n]
