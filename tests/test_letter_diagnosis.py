@@ -147,7 +147,7 @@ def test_a_healthy_letter_run_is_clean(config: Callable[..., Any], tmp_path: Pat
     found = {finding.check: finding for finding in read_diagnosis(only_run(tmp_path))}
     assert not [f for f in found.values() if f.verdict == "fail"], found
     assert {check for check, f in found.items() if f.verdict == "warn"} <= {"first stage"}
-    assert metrics["test/recall_at_1"] > 0.45 > metrics["test/popularity/recall_at_1"]
+    assert metrics["test/recall_at_1"] > 0.4 > metrics["test/popularity/recall_at_1"]
 
 
 def test_zero_shot_is_no_failed_training(diagnosed: Callable[..., dict[str, Finding]], checkpoint: Path) -> None:
