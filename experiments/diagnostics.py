@@ -238,7 +238,8 @@ class Diagnosis(Undiagnosed):
         if reranker.order_sensitive and requests.candidates is not None and answered.any():
             best, widths = scored.best[answered], evidence.widths(requests)[answered]
             found.append(score_checks.predicted_position(best, widths, self.trained))
-            found.append(score_checks.order_sensitivity(primary, *evidence.under_orders(reranker, scored, primary)))
+            under = evidence.under_orders(reranker, scored, primary)
+            found.append(score_checks.order_sensitivity(primary, *under, self.trained))
         if self.trained and self.dataset.kind == "recommendation":
             size = 50 if requests.candidates is None else requests.width
             asked = evidence.last_items(self.dataset, self.split, whole, size, n)

@@ -64,6 +64,8 @@ def show_diagnosis(folder: Path, diagnose: str) -> None:
         return
     trained = read_json(folder / "cost.json")["total_parameters"] > 0
     show_findings(findings, "Diagnosis", everything=trained)
+    if nothing := next((f for f in findings if f.check in ("weights", "loss level") and f.verdict == FAIL), None):
+        print(f"In short: nothing was learned; {nothing.evidence.partition(';')[0]}; {nothing.advice}.")
     if diagnose == "strict":
         raise_failed(findings, f"the run is whole, see {folder / 'diagnosis.json'}")
 

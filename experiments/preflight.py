@@ -124,6 +124,9 @@ def learned_by_heart(pilot: Pilot, chance: float | None, rate: Rate, moved: floa
     first, last = float(losses[:2].mean()), float(losses[-3:].mean())
     known = f"; {ln(chance)} is chance" if chance is not None else ""
     evidence = f"the loss of one batch went from {first:.3f} to {last:.3f} in {len(losses)} steps{known}"
+    if moved < STILL:
+        cause = f"the weights moved by {moved:.2g}: trainer.learning_rate={rate.used:g} is too small"
+        return Finding("one batch", FAIL, f"{evidence}; {cause}", rate.advice(faster=True))
     if last > 1.1 * first:
         return Finding("one batch", FAIL, f"{evidence}: it diverges", rate.advice(faster=False))
     if first < 1e-6:

@@ -78,13 +78,13 @@ def predicted_position(columns: np.ndarray, widths: np.ndarray, trained: bool) -
     if p >= SURE or ratio <= LARGE:
         return Finding("predicted position", OK, evidence)
     if not trained:
-        advice = "it answers by position; reranker.calibration=content_free and reranker.permutations=5 lessen that"
+        advice = "it answers by position; reranker.calibration=content_free or reranker.permutations=5 may lessen that"
         return Finding("predicted position", INFO, evidence, advice)
-    advice = "it answers by position: shuffle the candidates anew for each training row, and train longer"
+    advice = "it answers by position: train on, reranker.permutations=5 or reranker.order=invariant"
     return Finding("predicted position", FAIL if share > 0.5 else WARN, evidence, advice)
 
 
-def order_sensitivity(metric: str, values: np.ndarray, changed: float, noise: float) -> Finding:
+def order_sensitivity(metric: str, values: np.ndarray, changed: float, noise: float, trained: bool) -> Finding:
     """13: the metric under each order [5], share of requests whose best item changes, and the standard deviation of an
     item's score over orders relative to that between items."""
     evidence = (
@@ -93,7 +93,8 @@ def order_sensitivity(metric: str, values: np.ndarray, changed: float, noise: fl
     )
     if changed <= 0.5:
         return Finding("order", OK, evidence)
-    return Finding("order", WARN, evidence, "the order decides more than the items: train longer, on shuffled lists")
+    advice = "the order decides more than the items: reranker.permutations=5 averages it out, or train on"
+    return Finding("order", WARN if trained else INFO, evidence, advice)
 
 
 def against_chance(metrics: dict[str, float], names: list[str], primary: str, candidates: str, mild: bool) -> Finding:

@@ -133,7 +133,8 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
         with experiment.clock("refit"):
             reranker = _refit(experiment, run, data)
         seconds += run.elapsed - before
-    trained = {"seconds": seconds, "valid": valid, "diagnosis": findings}
+    sizes = reranker.facts(data.test.requests.take(slice(0, 1))).get("parameters", (0, 0))
+    trained = {"seconds": seconds, "valid": valid, "diagnosis": findings, "parameters": [int(n) for n in sizes]}
     run.save_model(reranker.save, trained | trained_on(experiment, data.dataset))
     return reranker
 
@@ -203,7 +204,7 @@ def report(
     diagnosed = diagnosis_labels(findings or [Finding(**f) for f in known])  # the label stays in evaluate.py
     if findings:
         write_diagnosis(folder, findings)
-    trainable, total = reranker.facts(data.test.requests.take(slice(0, 1))).get("parameters", (0, 0))
+    trainable, total = record.get("parameters", (0, 0))
     cost = {
         "trainable_parameters": int(trainable),
         "total_parameters": int(total),

@@ -92,8 +92,11 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
         low, high = metrics[f"test/chance_low/{primary}"], metrics[f"test/chance_high/{primary}"]
         parts.append(
             f"{name}'s {display(primary)} of {value:.4f} is what chance gives ({low:.4f} to {high:.4f}): it "
-            "has learned nothing that this test can see"
-            + ("; look at the loss curve and the learning rate" if cost["total_parameters"] else "")
+            + (
+                "has learned nothing that this test can see; look at the loss curve and the learning rate"
+                if cost["trainable_parameters"]
+                else "knows nothing that this test can see"
+            )
         )
     else:
         parts.append(f"{name} {_against(metrics, 'chance', 'chance')}")

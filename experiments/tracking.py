@@ -25,6 +25,13 @@ from experiments.curves import read_curves
 
 log = logging.getLogger(__name__)
 PARENT = "RERANK_MLFLOW_PARENT"  # environment variable: the sweep's run, made once before the jobs fan out
+NO_PARAMS = (
+    "force",
+    "check",
+    "diagnose",
+    "paths",
+    "tracking",
+)  # may change when a run is continued; MLflow's params may not
 CURVE = "curve/"  # so that a curve and a final value never share a name
 BATCH, SECONDS = 500, 10.0
 INTERVALS = re.compile(r"/(chance_)?(low|high)/")  # in metrics.json, which goes along; here they hide the rest
@@ -133,7 +140,8 @@ class MLflowTracker(Tracker):
             self._save(run_id=run.info.run_id, uri=self.uri, sent={}, finished=False)
         from mlflow.entities import Param
 
-        params = [Param(name, str(value)[:6000]) for name, value in flatten(config).items()]
+        kept = {name: node for name, node in config.items() if name not in NO_PARAMS}
+        params = [Param(name, str(value)[:6000]) for name, value in flatten(kept).items()]
         for start in range(0, len(params), 100):  # sending equal ones again changes nothing
             client.log_batch(self.state["run_id"], params=params[start : start + 100])
 

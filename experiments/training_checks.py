@@ -58,14 +58,15 @@ class Rate:
         if self.used > 2 * usual[-1]:  # whatever it looks like
             faster = False
         if faster and self.used > usual[-1] / 1.5:
-            return "look for what the learning rate cannot mend: labels, loss mask, frozen weights"
+            return "look for what the learning rate cannot mend: more rows or epochs, fewer candidates, another model"
         if faster:
             tries = [rate for rate in usual if rate > self.used * 1.5]
             tries = tries[1:] if not self.small and self.used < usual[0] / 10 else tries  # 5e-5 is slow
         else:
             tries = [rate for rate in reversed(usual) if rate < self.used / 1.5] or [self.used / 10]
             tries = tries[-2:] if self.used > 10 * usual[-1] and self.small else tries
-        return "try " + ", then ".join(f"trainer.learning_rate={_plain(rate)}" for rate in tries[:2])
+        now = f" (now {_plain(self.used)})"
+        return "try " + ", then ".join(f"trainer.learning_rate={_plain(rate)}" for rate in tries[:2]) + now
 
 
 def _plain(rate: float) -> str:
@@ -86,6 +87,8 @@ def loss_level(curve: Curve, chance: float, n_candidates: int | None, rate: Rate
     for which the usual bands are known; scaled by ln N where N is not 50."""
     if not np.isfinite(curve.value).all():
         return Finding("loss level", FAIL, f"{curve.name} is not a number", rate.advice(faster=False))
+    if len(curve.value) < 2:
+        return Finding("loss level", INFO, f"{curve.name} has one value, {curve.value[0]:.2f}; {ln(chance)} is chance")
     _, last, error = curve.ends
     scale = math.log(n_candidates) / math.log(50) if n_candidates else 0.0
     said = [f"{curve.value[0]:.2f} at the start"]
@@ -94,7 +97,7 @@ def loss_level(curve: Curve, chance: float, n_candidates: int | None, rate: Rate
             band = f" (usual for {n_candidates} candidates: {low * scale:.1f}-{high * scale:.1f})" if scale else ""
             said.append(f"{curve.at(epoch):.2f} after {epoch:.0f} epoch{'s' if epoch > 1 else ''}{band}")
     said.append(f"{last:.2f} at the end, after {curve.epoch[-1]:.3g}")
-    random = f", {3.9 * scale:.1f} at random" if scale else ""
+    random = f", {3.9 * scale:.1f} at random" if scale and n_candidates == 50 else ""
     evidence = f"{curve.name} {', '.join(said)}; a model that knows nothing has {ln(chance)}{random}"
     if not at_chance(last, chance, error):
         return Finding("loss level", OK, evidence)

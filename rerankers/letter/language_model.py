@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -182,8 +184,13 @@ def fingerprint(model: Any) -> str:
 
 
 def _explained(name: str, load: Any) -> Any:
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
+        raise UserError(f"reranker.model={name}: there is no such folder; give one that holds a model")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its retries without a network
     try:
-        return load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return load()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"reranker.model={name} cannot be loaded ({' '.join(str(error).split())[:300]}); give a Hugging Face name "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -224,7 +225,9 @@ class LetterReranker(Reranker):
             if self.base_sha256 != read_json(folder / "base.json")["sha256"]:
                 raise UserError(f"reranker.model={self.model} is not the model that {folder} was trained on")
             if not self.untrained:
-                self.network = PeftModel.from_pretrained(self.network, str(folder)).to(device())
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", FutureWarning)  # of peft's own calls
+                    self.network = PeftModel.from_pretrained(self.network, str(folder)).to(device())
         self._open(requests.catalog)
 
     def chance_loss(self, requests: Requests) -> float | None:
