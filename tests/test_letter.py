@@ -483,8 +483,10 @@ def test_mistakes_are_one_sentence(override: str, says: str, config: Callable[..
 def test_a_model_that_cannot_be_had_says_what_to_do(
     demo: Dataset, split: Split, checkpoint: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="give a Hugging Face name that this machine can reach, a folder"):
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
         make(tmp_path / "nowhere", tmp_path).build(demo, split)
+    with pytest.raises(UserError, match="give a Hugging Face name that this machine can reach, a folder"):
+        make(tmp_path, tmp_path).build(demo, split)
     with pytest.raises(UserError, match="pip install bitsandbytes"):
         make(checkpoint, tmp_path, load_in_4bit=True).build(demo, split)
 
