@@ -147,6 +147,8 @@ def bert4rec_rows(cfg: DictConfig) -> list[Row]:
 
 def letter_rows(cfg: DictConfig) -> list[Row]:
     """A small Qwen3 with the real size of vocabulary and LoRA on every linear layer: 8 prompts of 768 tokens each."""
+    import tempfile
+
     import torch
     from datasets import Dataset
     from torch.nn.functional import cross_entropy
@@ -178,7 +180,7 @@ def letter_rows(cfg: DictConfig) -> list[Row]:
     ids[:, length - response] = letters[target]
     labels = torch.where(torch.arange(length) >= length - response, ids, -100)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    arguments = SFTConfig(output_dir="unused", use_cpu=not torch.cuda.is_available(), bf16=False, max_length=None,
+    arguments = SFTConfig(output_dir=tempfile.gettempdir(), use_cpu=not torch.cuda.is_available(), bf16=False, max_length=None,
                           activation_checkpointing=False, report_to=[])  # fmt: skip
     trl = SFTTrainer(
         model=model,

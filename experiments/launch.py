@@ -44,7 +44,8 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, for deterministic kernels
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each process would wait for the others' run folder
-        sys.exit("error: one training on several processes (torchrun) is not supported yet; start a single process")
+        print("error: one training on several processes (torchrun) is not supported yet", file=sys.stderr)
+        sys.exit(2)
     Sweeper.validate_batch_is_legal = keep_composable  # type: ignore[assignment, method-assign]
     try:
         main()
