@@ -180,8 +180,14 @@ def letter_rows(cfg: DictConfig) -> list[Row]:
     ids[:, length - response] = letters[target]
     labels = torch.where(torch.arange(length) >= length - response, ids, -100)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    arguments = SFTConfig(output_dir=tempfile.gettempdir(), use_cpu=not torch.cuda.is_available(), bf16=False, max_length=None,
-                          activation_checkpointing=False, report_to=[])  # fmt: skip
+    arguments = SFTConfig(
+        output_dir=tempfile.gettempdir(),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        max_length=None,
+        activation_checkpointing=False,
+        report_to=[],
+    )
     trl = SFTTrainer(
         model=model,
         args=arguments,
