@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import string
-
 import numpy as np
 from scipy import stats
 
 from experiments.findings import FAIL, INFO, OK, WARN, Finding
+from rerankers.letter.labels import LETTERS
 
-LETTERS = string.ascii_uppercase + string.ascii_lowercase
 SURE, LARGE = 1e-4, 1.5  # p of a chi-square test and share against the expected one: both, so that neither cries wolf
 FEW_ROWS = 100
 

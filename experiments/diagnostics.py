@@ -145,7 +145,7 @@ class Diagnosis(Undiagnosed):
             self._tell("diverges", "%s diverges: %.2f at step %d; %s", name, recent, step, rate.advice(faster=False))
         trainer = self.experiment.reranker.trainer
         done = step / trainer.max_steps if trainer.max_steps > 0 else values.get("epoch", 0) / trainer.num_train_epochs
-        if chance is None or not PATIENCE <= done < 1 or len(self.seen) < 5:
+        if chance is None or not PATIENCE <= done < 1 or len(self.seen) < 3:
             return
         if training_checks.at_chance(recent, chance) and recent < 1.5 * chance:
             said = "%s is still at chance (%.2f, %s) after %.0f %% of the training; %s"

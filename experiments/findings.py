@@ -64,8 +64,9 @@ def show_diagnosis(folder: Path, diagnose: str) -> None:
         return
     trained = read_json(folder / "cost.json")["total_parameters"] > 0
     show_findings(findings, "Diagnosis", everything=trained)
-    if nothing := next((f for f in findings if f.check in ("weights", "loss level") and f.verdict == FAIL), None):
-        print(f"In short: nothing was learned; {nothing.evidence.partition(';')[0]}; {nothing.advice}.")
+    failed = {finding.check: finding for finding in findings if finding.verdict == FAIL}
+    if cause := failed.get("weights") or failed.get("loss level"):  # what is seen first, and what follows from it
+        print(f"In short: {cause.evidence}. What to do: {cause.advice}.")
     if diagnose == "strict":
         raise_failed(findings, f"the run is whole, see {folder / 'diagnosis.json'}")
 

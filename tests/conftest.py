@@ -16,6 +16,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from data.candidates import Candidates, Prepared, prepare
 from data.dataset import Dataset, Ragged, Relevance, Requests
 from data.retrievers import EASE
 from data.sources.demo import Demo
@@ -53,6 +54,27 @@ def demo() -> Dataset:
 @pytest.fixture(scope="session")
 def split(demo: Dataset) -> Split:
     return replace(LeaveOneOut().split(demo), retriever=EASE())
+
+
+@pytest.fixture(scope="session")
+def candidates(demo: Dataset, split: Split, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(demo, split, Candidates(size=20), tmp_path_factory.mktemp("cache"), "x")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(demo: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random causal language model as a folder; tests copy it before they change it."""
+    from tiny_letters import checkpoint_of
+
+    return checkpoint_of(demo, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny random writers of captions and summaries: family -> folder."""
+    from tiny_writers import family_of_writers
+
+    return family_of_writers(tmp_path_factory.mktemp("models"))
 
 
 def random_requests(

@@ -10,14 +10,9 @@ import pytest
 import torch
 from conftest import only_run
 
-from data.sources.demo import Demo
 from experiments.findings import Finding, read_diagnosis
-from experiments.launch import ROOT
 from rerankers.letter.asking import Asking
-from rerankers.letter.item_text import item_texts
-from rerankers.letter.language_model import Scratch
 from rerankers.letter.letter import LetterReranker
-from rerankers.letter.prompt import instructions
 from rerankers.letter.rows import LetterRows
 from train import train
 
@@ -50,6 +45,8 @@ def test_the_complaint_that_started_this_project(diagnosed: Callable[..., dict[s
     assert "50 of 50 labels" in found["labels"].evidence
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "diagnosis failed: loss level, loss curve, weights" in shown and "what to do" in shown
+    last = shown.rpartition("In short: ")[2]
+    assert last.startswith("the trained weights moved by") and "(now 1e-9)" in last, "the cause is the last word"
 
 
 def test_a_target_that_is_always_first_is_found(
@@ -93,16 +90,6 @@ def test_a_loss_mask_that_hides_the_answer_is_found(
     monkeypatch.setattr(LetterRows, "__call__", masked)
     found = diagnosed("reranker.scratch.line_loss=0")
     assert found["loss curve"].verdict == "fail" and "mask" in found["loss curve"].advice
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    demo = Demo(name="demo", n_users=120, n_items=60, mean_length=12).load(ROOT)
-    small = Scratch(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=8, intermediate_size=32)
-    tokenizer = small.tokenizer(item_texts(demo.catalog, "text_only"), instructions())
-    small.model(len(tokenizer), 512).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
 
 
 def test_an_adapter_that_is_not_saved_is_found(
@@ -170,12 +157,17 @@ def test_the_label_of_a_failed_diagnosis_stays_in_evaluations(
     from evaluate import evaluate
     from experiments.recompose import with_overrides_of_the_run
 
-    words = [*LETTER, "candidates.size=20", "reranker.init=scratch", *TINY, *ONCE, "trainer.learning_rate=0"]
+    words = [*LETTER, "candidates.size=20", f"reranker.model={checkpoint}", *ONCE, "trainer.learning_rate=0"]
     train(config(*words))
     folder = only_run(tmp_path)
     evaluate(config(*words, "reranker.permutations=2", f"run={folder}", name="evaluate"))
     (manifest,) = (read_json(path) for path in folder.glob("evaluations/*/manifest.json"))
     assert any(label.startswith("diagnosis failed") for label in manifest["labels"])
     assert "mean of 2 permutations" in manifest["labels"]
+    (evaluated,) = (read_json(path) for path in folder.glob("evaluations/*/cost.json"))
+    trained = read_json(folder / "cost.json")
+    assert evaluated["trainable_parameters"] == trained["trainable_parameters"] > 0, (
+        "of the training, not of a loaded adapter"
+    )
     with pytest.raises(UserError, match=r"reranker\.order= belongs to the training"):
         with_overrides_of_the_run([f"run={folder}", "reranker.order=invariant"])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.candidates import Candidates, Prepared, prepare
+from data.candidates import Prepared
 from data.dataset import Dataset, Requests
 from data.errors import UserError
 from data.splits import Split
@@ -21,11 +21,6 @@ RERANKERS = sorted(path.stem for path in (ROOT / "conf/reranker").glob("*.yaml")
 SMALL_MODEL = ["reranker.hidden_size=16", "reranker.num_attention_heads=2", "reranker.max_length=12"]
 TINY = dict.fromkeys(["bert4rec", "sasrec"], SMALL_MODEL)
 TINY["qwen_letter"] = ["reranker.init=scratch", "reranker.scratch.hidden_size=16", "trainer.learning_rate=1e-3"]
-
-
-@pytest.fixture(scope="module")
-def candidates(demo: Dataset, split: Split, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(demo, split, Candidates(size=20), tmp_path_factory.mktemp("cache"), "x")
 
 
 def write_scores(requests: Requests, path: Path) -> None:

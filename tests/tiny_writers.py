@@ -18,6 +18,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from data.dataset import Dataset
+from data.enrich import Enrichment, enrich
+
 WORDS = "a an the of in on with red blue green lamp chair mug scarf clock rustic modern small large white".split()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
 SPECIAL += ["<|image_pad|>", "<|video_pad|>"]
@@ -28,6 +31,7 @@ CHAT = (
     "{% if enable_thinking is not false %}<think>\n{% endif %}"
 )
 WIDE = 0.5  # spread of random weights; with the usual 0.02 every input gets the same text
+VISION = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def blip(folder: Path, seed: int = 0) -> Path:
@@ -115,3 +119,14 @@ def qwen_vl(folder: Path, family: str) -> Path:
     pictures |= {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "merge_size": 2}  # type: ignore[dict-item]
     (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
     return folder
+
+
+def family_of_writers(folder: Path) -> dict[str, Path]:
+    made = {"blip": blip(folder / "blip"), "qwen": qwen(folder / "qwen")}
+    return made | {family: qwen_vl(folder / family, family=family) for family in VISION}
+
+
+def run(root: Path, dataset: Dataset, model: Path, **settings: Any) -> tuple[list[dict[str, str]], str, Path]:
+    task = Enrichment(**({"model": str(model), "max_new_tokens": 8} | settings))
+    path, sentence = enrich(task, task.checkpoint(), dataset, root / "data", root / "cache")
+    return [json.loads(line) for line in path.read_text().splitlines()], sentence, path

@@ -6,12 +6,14 @@ import importlib.util
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -63,14 +65,11 @@ class Lora:
 
     def wrap(self, model: Any) -> Any:
         """The model with adapters; only they are trained."""
-        from peft import LoraConfig, get_peft_model
-
         names = [self.target_modules] if isinstance(self.target_modules, str) else list(self.target_modules)
         modules: Any = names[0] if names == ["all-linear"] else names
         try:
             settings: Any = {**vars(self), "target_modules": modules}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of peft's own calls
+            with quiet():
                 return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"reranker.lora: {' '.join(str(error).split())}") from None
@@ -178,6 +177,19 @@ def load_model(name: str, four_bits: bool = False, dtype: torch.dtype | None = N
     return model if four_bits else model.to(device())
 
 
+def load_adapter(model: Any, folder: str) -> Any:
+    with quiet():
+        return PeftModel.from_pretrained(model, folder).to(device())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings that the libraries give about their own calls of one another."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
 def fingerprint(model: Any) -> str:
     """Of the first values of all tensors, the same in float32 and in bfloat16."""
     return sha256(sample_of_weights(model, trained=False).bfloat16().float().numpy())
@@ -188,8 +200,7 @@ def _explained(name: str, load: Any) -> Any:
         raise UserError(f"reranker.model={name}: there is no such folder; give one that holds a model")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its retries without a network
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+        with quiet():
             return load()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
-from peft import PeftModel
 
 from data.dataset import Catalog, Dataset, Requests, sha256
 from data.errors import UserError, in_range, one_of
@@ -30,7 +28,7 @@ from rerankers.letter.answer import add_answer_head, verify_answer_head
 from rerankers.letter.asking import Asking
 from rerankers.letter.item_text import check_item_text, item_texts
 from rerankers.letter.labels import label_ids, letters
-from rerankers.letter.language_model import Lora, Scratch, fingerprint, load_model, load_tokenizer
+from rerankers.letter.language_model import Lora, Scratch, fingerprint, load_adapter, load_model, load_tokenizer
 from rerankers.letter.prompt import Prompts, instructions
 from rerankers.letter.rows import LetterRows
 from rerankers.letter.trainer import train_letters
@@ -225,9 +223,7 @@ class LetterReranker(Reranker):
             if self.base_sha256 != read_json(folder / "base.json")["sha256"]:
                 raise UserError(f"reranker.model={self.model} is not the model that {folder} was trained on")
             if not self.untrained:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", FutureWarning)  # of peft's own calls
-                    self.network = PeftModel.from_pretrained(self.network, str(folder)).to(device())
+                self.network = load_adapter(self.network, str(folder))
         self._open(requests.catalog)
 
     def chance_loss(self, requests: Requests) -> float | None:
