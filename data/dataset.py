@@ -145,18 +145,21 @@ class Dataset:
     provenance: Provenance
     planted: Planted | None = None
     timed: bool = True  # False: timestamps only order the interactions of one user
+    queries: np.ndarray | None = None  # [U] str, of passages: a query is a user, its interactions what is relevant
+    parts: np.ndarray | None = None  # [U] train | validation | test, where the files say so
 
     @cached_property
     def sequences(self) -> Ragged:
-        """Each user's items, oldest first."""
+        """Each user's items, oldest first; each query's relevant passages."""
         counts = np.bincount(self.interactions.user, minlength=len(self.user_id))
         return Ragged.from_lengths(self.interactions.item, counts)
 
     @cached_property
     def interactions_sha256(self) -> str:
-        """Of ids and interactions: what a split and a first stage can depend on."""
+        """Of ids, interactions and queries: what a split and a first stage can depend on, but for items' texts."""
         events = self.interactions
         texts = ["\n".join(self.catalog.id), "\n".join(self.user_id)]
+        texts += [str(list(column)) for column in (self.queries, self.parts) if column is not None]
         return sha256(*texts, events.user, events.item, events.timestamp, events.rating)
 
     @cached_property

@@ -26,7 +26,7 @@ class Phase:
     """One part of a split: who asks, what is known of them then, and (not for training) what is relevant."""
 
     ids: np.ndarray  # [R] int64, user rows
-    histories: Ragged  # [R], oldest first; in training the whole sequence to learn from
+    histories: Ragged  # [R], oldest first; in training all there is to learn from, of queries what is relevant
     relevant: Ragged  # [R]; empty rows in training
     queries: np.ndarray | None = None  # [R] str; None for recommendation
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
-from experiments.metrics import Ranks, key
+from experiments.metrics import ALIASES, Ranks, key
 
 Z95 = 1.959963984540054
 
@@ -38,7 +38,9 @@ def chance(ranks: Ranks, names: list[str], ks: list[int]) -> Chance:
     mean, variance = {}, {}
     for name in names:
         for k in ks:
-            moments = np.array([_moments(name, k, int(n), int(m), int(t)) for n, m, t in classes.T])  # [C, 2]
+            moments = np.array(
+                [_moments(ALIASES.get(name, name), k, int(n), int(m), int(t)) for n, m, t in classes.T]
+            )  # [C, 2]
             first, second = moments.reshape(-1, 2)[inverse.ravel()].T
             mean[key(name, k)] = first
             variance[key(name, k)] = np.maximum(second - first**2, 0)

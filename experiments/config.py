@@ -41,7 +41,7 @@ VERSION = 3  # raised when the same config would give other numbers
 
 @dataclass
 class Protocol:
-    split: Any  # LeaveOneOut or Temporal
+    split: Any  # LeaveOneOut, Temporal, QueryFolds or QueryFiles
     metrics: list[str] = field(default_factory=lambda: ["recall", "ndcg", "mrr", "hit"])
     ks: list[int] = field(default_factory=lambda: [1, 5, 10, 20])
     primary: str = "recall_at_10"  # of model choice and of the sentence under the table
@@ -49,6 +49,11 @@ class Protocol:
     refit_on_validation: bool = False
     max_requests: int | None = None
     max_validation_requests: int | None = None
+    fusion: Any = "none"  # or validation, or the reranker's weight in [0, 1]; see `experiments.fusion`
+    folds: int = 5  # this and what follows: of query splits
+    fold: int | None = None
+    dev_ratio: float = 0.2
+    group_by: str = "none"
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.metrics if name not in NAMES]:

@@ -16,8 +16,11 @@ from data.errors import UserError
 from data.keys import TIES, keys
 
 CELLS = 2**20  # scores compared at a time
-NAMES = ("recall", "ndcg", "mrr", "hit", "map", "precision")
+ALIASES = {"context_precision": "precision", "context_recall": "recall"}  # the names of RAG evaluation
+NAMES = ("recall", "ndcg", "mrr", "hit", "map", "precision", *ALIASES)
 DISPLAY = {
+    "context_precision": "Context precision",
+    "context_recall": "Context recall",
     "recall": "Recall",
     "ndcg": "NDCG",
     "mrr": "MRR",
@@ -153,7 +156,8 @@ def measure(ranks: Ranks, names: list[str], ks: list[int]) -> dict[str, np.ndarr
     for k in ks:
         within = r <= k
         hits = per_request(within.astype(np.float64))
-        for name in names:
+        for given in names:
+            name = ALIASES.get(given, given)
             if name == "recall":
                 value = hits / relevant
             elif name == "hit":
@@ -166,7 +170,7 @@ def measure(ranks: Ranks, names: list[str], ks: list[int]) -> dict[str, np.ndarr
                 value = np.where(first >= 1 / k, first, 0)
             else:
                 value = per_request(np.where(within, precision_at_hit, 0)) / relevant
-            out[key(name, k)] = value
+            out[key(given, k)] = value
     return out
 
 

@@ -164,7 +164,7 @@ def missing(reranker: Reranker, dataset: Dataset) -> str | None:
     """The first thing the reranker requires that the dataset does not have."""
     have = {
         "interactions": dataset.kind == "recommendation",
-        "text": dataset.catalog.has("title"),
+        "text": dataset.catalog.has("title") or dataset.kind == "passages",
         "images": dataset.catalog.has("image"),
     }
     return next((kind for kind in reranker.requires if not have[kind]), None)

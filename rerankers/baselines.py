@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -39,9 +38,8 @@ class FirstStage(Reranker):
 
 @dataclass(kw_only=True)
 class Popularity(Reranker):
-    """The number of training interactions of each item."""
-
-    requires: ClassVar[tuple[str, ...]] = ("interactions",)
+    """The number of training interactions of each item; of passages the label prior: of how many training queries
+    a passage is relevant, no text read."""
 
     def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
         self.item_ids = dataset.catalog.id

@@ -14,8 +14,8 @@ from data.candidates import Prepared
 from data.dataset import Dataset
 from data.errors import UserError
 from data.splits import Split
+from data.texts import item_texts
 from experiments.config import configure
-from rerankers.letter.item_text import item_texts
 from rerankers.letter.language_model import Lora
 from rerankers.letter.letter import LetterReranker
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from data.dataset import Dataset
 from data.splits import Split
-from rerankers.letter.item_text import item_texts
+from data.texts import item_texts
 from rerankers.letter.labels import letters
 from rerankers.letter.language_model import Lora
 from rerankers.letter.letter import LetterReranker

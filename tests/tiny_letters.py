@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from data.dataset import Dataset
+from data.texts import item_texts
 from rerankers.base import TrainerConfig
-from rerankers.letter.item_text import item_texts
 from rerankers.letter.language_model import Scratch
 from rerankers.letter.letter import LetterReranker
 from rerankers.letter.prompt import instructions

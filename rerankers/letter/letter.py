@@ -23,10 +23,10 @@ from data.errors import UserError, in_range, one_of
 from data.files import read_json, write_json
 from data.progress import bar
 from data.splits import Split
+from data.texts import check_item_text, item_texts
 from rerankers.base import Log, Reranker, Validate
 from rerankers.letter.answer import add_answer_head, verify_answer_head
 from rerankers.letter.asking import Asking
-from rerankers.letter.item_text import check_item_text, item_texts
 from rerankers.letter.labels import label_ids, letters
 from rerankers.letter.language_model import Lora, Scratch, fingerprint, load_adapter, load_model, load_tokenizer
 from rerankers.letter.prompt import Prompts, instructions
