@@ -69,6 +69,7 @@ class LeaveOneOut:
     """Users with fewer than three interactions are trained on and never asked about."""
 
     def split(self, dataset: Dataset) -> Split:
+        check_users(dataset)
         sequences = dataset.sequences
         length = sequences.lengths
         users = np.arange(len(sequences))
@@ -119,6 +120,7 @@ class Temporal:
             raise UserError(f"protocol.split.target={self.target} is not allowed; choose first or all")
 
     def split(self, dataset: Dataset) -> Split:
+        check_users(dataset)
         if not dataset.timed:
             raise UserError(f"dataset {dataset.name} has no timestamps to cut at; use protocol=leave_one_out")
         sequences, timestamp = dataset.sequences, dataset.interactions.timestamp
@@ -159,6 +161,13 @@ class Temporal:
             "have items before and after the test's start"
         ]
         return _finish(split, dataset, notes)
+
+
+def check_users(dataset: Dataset) -> None:
+    if dataset.queries is not None:
+        raise UserError(
+            f"dataset {dataset.name} has queries, not users; use protocol=query_folds candidates/retriever=bm25"
+        )
 
 
 def _phase(ids: np.ndarray, histories: Ragged, relevant: Ragged | None) -> Phase:

@@ -44,11 +44,20 @@ def load(experiment: Experiment) -> Dataset:
     """Reads the dataset, says what was left out, and checks that the reranker can use it."""
     with experiment.clock("load"):
         dataset = experiment.source.load(experiment.data)
-    users, items, events = len(dataset.user_id), len(dataset.catalog), len(dataset.interactions)
-    log.info("%s: %s users, %s items, %s interactions", dataset.name, f"{users:,}", f"{items:,}", f"{events:,}")
+    sizes = (len(dataset.user_id), len(dataset.catalog), len(dataset.interactions))
+    passages = dataset.kind == "passages"
+    called = ("queries", "passages", "relevant pairs") if passages else ("users", "items", "interactions")
+    counts = ", ".join(f"{size:,} {what}" for size, what in zip(sizes, called, strict=True))
+    log.info("%s: %s", dataset.name, counts)
     for sentence in dataset.provenance.notes:
         log.info("  %s", sentence)
-    if lacks := missing(experiment.reranker, dataset):
+    lacks = missing(experiment.reranker, dataset)
+    if lacks and passages:
+        raise UserError(
+            f"reranker={experiment.reranker.name} needs {lacks}, and dataset={dataset.name} has queries and passages; "
+            "choose a reranker of text, and use protocol=query_folds candidates/retriever=bm25"
+        )
+    if lacks:
         raise UserError(
             f"reranker={experiment.reranker.name} needs {lacks}, which dataset={dataset.name} does not have; "
             "choose another dataset, or give it with dataset.item_fields= or dataset.images="
