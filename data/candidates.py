@@ -101,6 +101,8 @@ def prepare(
     max_validation_requests: int | None = None,
 ) -> Prepared:
     """Reads the candidate file, writing it first if it is not there. `identity` hashes all that it depends on."""
+    if candidates.mode != "file":
+        candidates.retriever.check(dataset.queries)
     phases = {
         "validation": subset(split.validation, max_validation_requests, candidates.seed),
         "test": subset(split.test, max_requests, candidates.seed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,34 +57,77 @@ def sample(
 class TrainingNegatives:
     """Draws negatives for training rows: uniform over the catalogue, hard ones from a first stage, or both.
 
-    A negative is never an item of the user's own training sequence. Items that the user takes later, in validation
-    or test, may be drawn: leaving them out would tell the model which they are.
+    A negative is never an item of the user's own training sequence, nor a passage known to be relevant to the query.
+    Items that the user takes later, in validation or test, may be drawn: leaving them out would tell the model which
+    they are.
     """
 
-    sequences: Ragged  # [U] training sequences of all users
+    sequences: Ragged  # [U] training sequences of all users; of queries their relevant passages
     n_items: int
     retriever: Retriever | None  # fit on the same training part; None: no hard negatives
     hard_share: float  # of the negatives, rounded down
+    top_k: int | None = None  # best items of the first stage that hard ones are drawn from; None: HARD
+    mined: np.ndarray | None = None  # [U, top_k] int32, of queries: what they are drawn from, -1 padded
 
     def draw(self, users: np.ndarray, histories: Ragged, size: int, rng: np.random.Generator) -> np.ndarray:
-        """[B, size] int32 distinct items in random order; hard ones are among the `HARD` best for the history."""
+        """[B, size] int32 distinct items in random order; `users` [B] are rows of the training part.
+
+        Hard ones are among the `top_k` best for the history, or the query's mined ones, whose histories are not read;
+        what is lacking of them is drawn uniformly.
+        """
         own = self.sequences.take(users)
         free = self.n_items - int(np.diff(own.offsets).max(initial=0))
         if free < size:
             raise UserError(
-                f"{size} negatives a training row are more than the {free} items outside a user's history; choose a "
-                "smaller reranker.training_candidates or candidates.size"
+                f"{size} negatives a training row are more than the {free} items outside a user's history or a "
+                "query's relevant passages; choose a smaller reranker.training_candidates or candidates.size"
             )
+        n_hard = math.floor(self.hard_share * size + 1e-9)  # 1 / 49 * 49 is below 1
+        if self.mined is not None:
+            return self._of_queries(own, self.mined[users], size, n_hard, rng)
         score = rng.random((len(users), self.n_items), dtype=np.float32)
         score[own.row_of_value, own.values] = -np.inf
-        n_hard = int(self.hard_share * size)
         if self.retriever is not None and n_hard:
             found = np.array(self.retriever.score(Phase(users, histories, Ragged.empty(len(users)))), dtype=np.float32)
             found[np.isneginf(score)] = -np.inf
-            pool = np.argpartition(-found, min(HARD, free) - 1, axis=1)[:, : min(HARD, free)]
+            best = min(self.top_k or HARD, free)
+            pool = np.argpartition(-found, best - 1, axis=1)[:, :best]
             order = np.argsort(rng.random(pool.shape), axis=1)[:, :n_hard]
             rows = np.arange(len(users))[:, None]
             hard = np.take_along_axis(pool, order, axis=1)
             score[rows, hard] += np.where(np.isneginf(found[rows, hard]), 0, 2)  # before all that are drawn uniformly
         drawn = np.argpartition(-score, size - 1, axis=1)[:, :size]
         return rng.permuted(drawn, axis=1).astype(np.int32)
+
+    def _of_queries(
+        self, own: Ragged, pool: np.ndarray, size: int, n_hard: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """[B, size] int32: at most `n_hard` of each row of `pool` [B, top_k], the rest uniform over what is left."""
+        order = np.argsort(rng.random(pool.shape) + (pool < 0), axis=1)[:, :n_hard]
+        hard = np.take_along_axis(pool, order, axis=1)  # -1 where the pool is short
+        none = self.n_items + size
+        taken = np.concatenate([own.last(int(own.lengths.max(initial=0))), hard], axis=1)
+        taken = np.sort(np.where(taken < 0, none, taken), axis=1)
+        taken[:, 1:][taken[:, 1:] == taken[:, :-1]] = none  # a passage that is named twice
+        taken = np.sort(taken, axis=1)
+        drawn = uniform(taken, self.n_items, size - int((hard >= 0).sum(axis=1).min(initial=n_hard)), rng)
+        both = np.concatenate([hard, drawn], axis=1)
+        first = np.argsort(both < 0, axis=1, kind="stable")[:, :size]
+        return rng.permuted(np.take_along_axis(both, first, axis=1), axis=1)
+
+
+def uniform(taken: np.ndarray, n_items: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """[B, k] int32 distinct items below `n_items` that are not in `taken` [B, M], whose rows are sorted and hold, once
+    each, items and, last, numbers from `n_items` + k on.
+
+    The x-th free item is x plus the taken ones before it. A row with fewer than k free items is to be read as far as
+    it has some.
+    """
+    drawn = np.empty((len(taken), k), dtype=np.int32)
+    for place in range(k):
+        free = n_items - (taken < n_items).sum(axis=1)
+        x = rng.integers(0, np.maximum(free, 1))[:, None]
+        before = (taken - np.arange(taken.shape[1]) <= x).sum(axis=1, keepdims=True)
+        drawn[:, place : place + 1] = x + before
+        taken = np.sort(np.concatenate([taken, x + before], axis=1), axis=1)
+    return drawn

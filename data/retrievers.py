@@ -1,13 +1,15 @@
 """First-stage retrievers: fit on training sequences, then score the whole catalogue for any request.
 
-Each reads a history through a recency-weighted window: its last `last_n` items, the newest with weight 1, the one
-before with `decay`, then `decay`^2 ... (`last_n: null` and `decay: 1` = all items alike). On sequence data this
-window is what makes a plain item-item model competitive.
+Those that read words are in `data.text_retrievers`. Each of these here reads a history through a recency-weighted
+window: its last `last_n` items, the newest with weight 1, the one before with `decay`, then `decay`^2 ...
+(`last_n: null` and `decay: 1` = all items alike). On sequence data this window is what makes a plain item-item model
+competitive.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import scipy.linalg
@@ -18,15 +20,10 @@ from data.errors import UserError, in_range
 from data.splits import Phase
 
 
-@dataclass
 class Retriever:
-    last_n: int | None = None
-    decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        in_range("candidates.retriever.last_n", self.last_n, 1)
-        if not 0 < self.decay <= 1:
-            raise UserError(f"candidates.retriever.decay={self.decay} is out of range; it must be in (0, 1]")
+    option: ClassVar[str] = ""  # the name of its YAML in conf/candidates/retriever
+    reads_text: ClassVar[bool] = False  # candidates then depend on the items' words too
+    ranks_queries: ClassVar[bool] = False  # whether it can rank passages; else it needs the interactions of users
 
     def fit(self, catalog: Catalog, training: Phase) -> None:
         """Learns from the training part alone (and, for text, from the catalogue)."""
@@ -35,6 +32,25 @@ class Retriever:
     def score(self, phase: Phase) -> np.ndarray:
         """[R, I] float32; -inf where nothing links the request to the item."""
         raise NotImplementedError
+
+    def check(self, queries: np.ndarray | None) -> None:
+        """Refuses queries [R] that it cannot rank passages for."""
+        if queries is not None and not self.ranks_queries:
+            raise UserError(
+                f"candidates.retriever={self.option} needs interactions, and a query has none; use "
+                "candidates/retriever=bm25 or tfidf"
+            )
+
+
+@dataclass
+class HistoryRetriever(Retriever):
+    last_n: int | None = None
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        in_range("candidates.retriever.last_n", self.last_n, 1)
+        if not 0 < self.decay <= 1:
+            raise UserError(f"candidates.retriever.decay={self.decay} is out of range; it must be in (0, 1]")
 
     def weighted(self, histories: Ragged, n_items: int) -> sp.csr_matrix:
         """Histories as a [R, I] matrix of recency weights."""
@@ -46,8 +62,11 @@ class Retriever:
 
 
 @dataclass
-class Popularity(Retriever):
+class Popularity(HistoryRetriever):
     """Number of training interactions of each item; the history is not read."""
+
+    option: ClassVar[str] = "popularity"
+    ranks_queries: ClassVar[bool] = True  # the prior of the labels
 
     def fit(self, catalog: Catalog, training: Phase) -> None:
         self.counts = np.bincount(training.histories.values, minlength=len(catalog)).astype(np.float32)
@@ -57,8 +76,10 @@ class Popularity(Retriever):
 
 
 @dataclass
-class ItemKNN(Retriever):
+class ItemKNN(HistoryRetriever):
     """Cosine similarity of items by their users, the `neighbours` nearest kept (Sarwar et al., WWW 2001)."""
+
+    option: ClassVar[str] = "item_knn"
 
     last_n: int | None = 5
     decay: float = 0.6
@@ -78,8 +99,10 @@ class ItemKNN(Retriever):
 
 
 @dataclass
-class Markov(Retriever):
+class Markov(HistoryRetriever):
     """Distance-weighted transitions: an item counts 1/d for the item d steps before it, d <= window; rows sum to 1."""
+
+    option: ClassVar[str] = "markov"
 
     last_n: int | None = 5
     decay: float = 0.6
@@ -106,8 +129,10 @@ class Markov(Retriever):
 
 
 @dataclass
-class EASE(Retriever):
+class EASE(HistoryRetriever):
     """Closed-form item-item regression with a zero diagonal (Steck, WWW 2019)."""
+
+    option: ClassVar[str] = "ease"
 
     last_n: int | None = 10
     decay: float = 0.8

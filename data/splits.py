@@ -51,17 +51,33 @@ class Split:
         """For refitting before the test: training goes on to where the test histories end."""
         return replace(self, train=self.train_and_validation)
 
-    def negatives(self, catalog: Catalog, hard_share: float) -> TrainingNegatives:
-        """Negatives for training rows; the hard ones of a first stage that is fit on the training part alone."""
-        from data.negatives import TrainingNegatives
+    def negatives(
+        self,
+        catalog: Catalog,
+        hard_share: float,
+        top_k: int | None = None,
+        margin: float | None = None,
+        retriever: Retriever | None = None,
+    ) -> TrainingNegatives:
+        """Negatives for training rows; the hard ones of a first stage that is fit on the training part alone.
 
-        retriever = None
+        `retriever` None is the candidates' own. Hard ones are among its `top_k` (None: 100) best; for queries they are
+        mined here, once, with `margin`, see `data.mining`. Where there are users there is no margin: what was not
+        taken is not known to be like what was.
+        """
+        from data.mining import mine
+        from data.negatives import HARD, TrainingNegatives
+
+        fitted, mined = None, None
         if hard_share:
-            retriever = copy.copy(self.retriever)  # the candidates' own may know validation items
-            if retriever is None:
+            fitted = copy.copy(retriever or self.retriever)  # the candidates' own may know validation items
+            if fitted is None:
                 raise UserError("there is no first stage to take hard negatives from; use random negatives")
-            retriever.fit(catalog, self.train)
-        return TrainingNegatives(self.train.histories, len(catalog), retriever, hard_share)
+            fitted.check(self.train.queries)
+            fitted.fit(catalog, self.train)
+            if self.train.queries is not None:
+                mined = mine(fitted, self.train, len(catalog), HARD if top_k is None else top_k, margin)
+        return TrainingNegatives(self.train.histories, len(catalog), fitted, hard_share, top_k, mined)
 
 
 @dataclass

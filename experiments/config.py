@@ -98,7 +98,8 @@ class Experiment:
         protocol = self.resolved["protocol"]
         names = ("split", "filter_seen", "refit_on_validation", "max_requests", "max_validation_requests")
         depends = [VERSION, {name: protocol[name] for name in names}, self._drawn]
-        return sha256(dataset.interactions_sha256, canonical(depends))[:16]
+        read = dataset.sha256 if self.candidates.retriever.reads_text else dataset.interactions_sha256
+        return sha256(read, canonical(depends))[:16]
 
     def identity(self, dataset: Dataset) -> str:
         """Hash of all that can change a number: the config less paths, tracking and what train.py is to do, with the

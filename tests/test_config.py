@@ -108,7 +108,7 @@ def test_trainer_keys_are_hugging_faces(config: Callable[..., Any]) -> None:
         ("candidates.presentation=sorted", "choose shuffled or first_stage"),
         (
             "candidates.retriever=eas",
-            "candidates.retriever=eas does not exist; choose ease, item_knn, markov, popularity",
+            "candidates.retriever=eas does not exist; choose bm25, ease, item_knn, markov, popularity, tfidf",
         ),
         ("candidates.retriever.decay=0", "must be in (0, 1]"),
         ("+candidates.retriever.window=3", "unknown key candidates.retriever.window"),
