@@ -1,0 +1,283 @@
+"""The cross-encoder: one model reads a query and a text together and gives one logit; ViRanker and BGE's family.
+
+    python train.py experiment=proptit dataset.path=/my/proptit                        # namdp-ptit/ViRanker
+    python train.py reranker=viranker reranker.model=BAAI/bge-reranker-v2-m3 dataset=squad ...
+    python train.py reranker=viranker reranker.init=scratch experiment=demo_passages
+
+`pairs.py` tokens, `network.py` the model, `rows.py` training rows, `losses.py`, `trainer.py` training, `scoring.py`,
+`dev_metrics.py`. A recommendation request is read as a query of its history's items, newest first.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from data.dataset import Catalog, Dataset, Requests
+from data.errors import UserError, in_range, one_of
+from data.progress import bar
+from data.retrievers import Retriever
+from data.splits import Split
+from data.text_retrievers import BM25, TfIdf
+from data.texts import check_item_text, item_texts, request_texts
+from rerankers.base import Log, Reranker, TrainerConfig, Validate
+from rerankers.cross_encoder.augment import Augment, with_snippets
+from rerankers.cross_encoder.dev_metrics import dev_metrics
+from rerankers.cross_encoder.losses import LOSSES, chance_loss
+from rerankers.cross_encoder.network import PairEncoder, Scratch, load
+from rerankers.cross_encoder.pairs import Pair
+from rerankers.cross_encoder.rows import PairRows
+from rerankers.cross_encoder.scoring import DTYPES, FlagScorer, score_pairs
+from rerankers.cross_encoder.trainer import train_pairs
+from rerankers.training import device, seed_everything, training_facts
+
+log_ = logging.getLogger(__name__)
+RETRIEVERS: dict[str, type[Retriever] | None] = {"bm25": BM25, "tfidf": TfIdf, "first_stage": None}
+PAIRS = 2**16  # put together at a time
+WORST = float(np.finfo(np.float32).min)  # score of padding
+
+
+@dataclass(kw_only=True)
+class CrossEncoderReranker(Reranker):
+    model: str = "namdp-ptit/ViRanker"
+    init: str = "pretrained"
+    item_text: str = "text_only"
+    max_history: int = 20
+    max_length: int = 512
+    loss: str = "bce"
+    pos_weight: float | None = None
+    hard_negatives: int = 2
+    random_negatives: int = 1
+    hard_neg_top_k: int = 50
+    hard_neg_margin: float | None = None
+    hard_neg_retriever: str = "first_stage"
+    dropout: float | None = 0.0
+    mixed_precision: str = "auto"
+    backend: str = "torch"
+    dtype: str = "float32"
+    batch_tokens: int | None = None
+    augment: Augment = field(default_factory=Augment)
+    scratch: Scratch = field(default_factory=Scratch)
+
+    requires: ClassVar[tuple[str, ...]] = ("text",)
+    trains: ClassVar[bool] = True
+    keeps_checkpoints: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        one_of("reranker.init", self.init, ("pretrained", "scratch"))
+        check_item_text(self.item_text)
+        one_of("reranker.loss", self.loss, LOSSES)
+        one_of("reranker.hard_neg_retriever", self.hard_neg_retriever, tuple(RETRIEVERS))
+        one_of("reranker.mixed_precision", self.mixed_precision, ("auto", "none"))
+        one_of("reranker.backend", self.backend, ("torch", "flag"))
+        one_of("reranker.dtype", self.dtype, tuple(DTYPES))
+        for name, low, high in (
+            ("max_history", 1, 10_000),
+            ("max_length", 16, 1_000_000),
+            ("pos_weight", 1e-3, 1e6),
+            ("hard_negatives", 0, 1000),
+            ("random_negatives", 0, 1000),
+            ("hard_neg_top_k", 1, 10_000),
+            ("hard_neg_margin", 0, 1),
+            ("dropout", 0, 0.9),
+            ("batch_tokens", 1, 2**30),
+        ):
+            in_range(f"reranker.{name}", getattr(self, name), low, high)
+        if not self.n_negatives:
+            raise UserError(
+                "reranker.hard_negatives=0 and reranker.random_negatives=0 leave nothing to learn; give one of them"
+            )
+        if self.hard_negatives > self.hard_neg_top_k:
+            raise UserError(
+                f"reranker.hard_negatives={self.hard_negatives} exceeds reranker.hard_neg_top_k={self.hard_neg_top_k}"
+            )
+        if self.backend == "flag" and self.dtype != "float32":
+            raise UserError("reranker.backend=flag scores in float32; leave out reranker.dtype")
+
+    @property
+    def n_negatives(self) -> int:
+        return self.hard_negatives + self.random_negatives
+
+    @property
+    def positive_weight(self) -> float:
+        """Of a relevant pair in the loss; by default relevant and other pairs weigh the same in sum."""
+        return float(self.n_negatives if self.pos_weight is None else self.pos_weight)
+
+    @property
+    def half_precision(self) -> str | None:
+        """The trainer's key that is set for training: float16 on a GPU, bfloat16 on a CPU that has it."""
+        if self.trainer.bf16 or self.trainer.fp16 or self.mixed_precision == "none" or self.init == "scratch":
+            return None
+        if device().type == "cuda":
+            return "fp16"
+        return "bf16" if torch.cpu._is_avx512_bf16_supported() else None
+
+    @property
+    def untrained(self) -> bool:
+        return self.trainer.num_train_epochs == 0
+
+    @property
+    def folders(self) -> list[Path]:
+        return [Path(self.model)] if self.init == "pretrained" and Path(self.model).is_dir() else []
+
+    def untuned(self) -> Reranker | None:
+        if self.init == "scratch" or self.untrained:
+            return None
+        return replace(self, trainer=replace(self.trainer, num_train_epochs=0))
+
+    def labels(self, requests: Requests) -> list[str]:
+        if self.init == "scratch":
+            return ["untrained" if self.untrained else "model from nothing, all weights trained"]
+        if not self.untrained:
+            return []
+        head = hasattr(self, "network") and self.network.new_head
+        return ["untuned, its head is random" if head else "untuned"]
+
+    def build(self, dataset: Dataset, split: Split) -> None:
+        seed_everything(self.seed)
+        if dataset.queries is not None:
+            split = with_snippets(split, dataset.catalog, self.augment, self.seed)
+        own = [] if split.train.queries is None else split.train.queries
+        self.texts = [*item_texts(dataset.catalog, self.item_text), *map(str, own)]
+        self.open_network()
+        if self.untrained:
+            return
+        self.rows = self.rows_of(dataset.catalog, split)
+        log_.info("%s: %s groups of %d texts", self.name, f"{len(self.rows.owner):,}", self.rows.size)
+
+    def rows_of(self, catalog: Catalog, split: Split, hard: bool = True, last: bool = False) -> PairRows:
+        """Groups of a training part with their negatives."""
+        kind = RETRIEVERS[self.hard_neg_retriever]
+        negatives = split.negatives(
+            catalog,
+            self.hard_negatives / self.n_negatives if hard else 0.0,
+            top_k=self.hard_neg_top_k,
+            margin=self.hard_neg_margin,
+            retriever=kind() if kind else None,
+        )
+        return PairRows(catalog, split.train, negatives, self, last)
+
+    def open_network(self) -> None:
+        """The model as it is before training."""
+        if self.init == "scratch":
+            torch.manual_seed(self.seed)
+            with tempfile.TemporaryDirectory() as folder:
+                self.scratch.save(Path(folder), self.texts, self.max_length)
+                self._use(load(folder, self.max_length))
+        else:
+            torch.manual_seed(self.seed)  # of a head that the model does not have
+            self._use(load(self.model, self.max_length))
+
+    def _use(self, network: PairEncoder) -> None:
+        self.network = network
+        if self.dropout is not None:
+            for module in network.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = self.dropout
+        if self.loss != "bce":  # the library's sigmoid would make large scores equal
+            network.activation_fn = torch.nn.Identity()
+        network.pairs.keep(getattr(self, "texts", []))
+        self.__dict__.pop("flag", None)
+
+    def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
+        self.build(dataset, split)
+        if self.untrained:
+            return
+        self.weight_change = train_pairs(self, validate, log)
+        self.network.eval()
+        self.dev_metrics = dev_metrics(self, dataset, split)
+
+    def score(self, requests: Requests) -> np.ndarray:
+        """Logits."""
+        catalog, candidates = requests.catalog, requests.candidates
+        texts = item_texts(catalog, self.item_text)
+        scores = np.full((len(requests), requests.width), WORST, dtype=np.float32)
+        step = max(1, PAIRS // max(1, requests.width))
+        for start in bar(range(0, len(requests), step), "asking the model"):
+            part = requests.take(slice(start, start + step))
+            listed = np.ones((len(part), requests.width), dtype=bool) if candidates is None else part.candidates >= 0
+            row, column = np.nonzero(listed)
+            items = column if part.candidates is None else part.candidates[row, column]
+            self.network.pairs.keep([texts[item] for item in np.unique(items)])
+            queries = self.queries(part)
+            pairs = [(queries[r], texts[item]) for r, item in zip(row, items, strict=True)]
+            scores[start + row, column] = self.score_pairs(pairs)
+        return scores
+
+    def score_pairs(self, pairs: list[Pair]) -> np.ndarray:
+        """[P] float32 logits."""
+        if self.backend == "flag":
+            if "flag" not in self.__dict__:
+                self.flag = FlagScorer(self.network)
+            self.network.eval()
+            return self.flag.score(pairs, self.trainer.per_device_eval_batch_size)
+        return score_pairs(self.network, pairs, self.dtype, self.batch_tokens)
+
+    def queries(self, requests: Requests) -> list[str]:
+        return request_texts(requests.catalog, requests.histories, requests.queries, self.max_history, self.item_text)
+
+    def save(self, folder: Path) -> None:
+        self.network.save_pretrained(str(folder), create_model_card=False)
+
+    def load(self, folder: Path, requests: Requests) -> None:
+        self._use(load(str(folder), self.max_length))
+
+    def chance_loss(self, requests: Requests | None) -> float | None:
+        """Of the best constant score: listwise ln of the group's size, bce the entropy of the weighted labels."""
+        return chance_loss(self.loss, 1 + self.n_negatives, self.positive_weight)
+
+    def pairs_of(self, requests: Requests, row: int) -> list[Pair]:
+        texts, part = item_texts(requests.catalog, self.item_text), requests.take(slice(row, row + 1))
+        items = range(requests.width) if part.candidates is None else part.candidates[0][part.candidates[0] >= 0]
+        (query,) = self.queries(part)
+        return [(query, texts[item]) for item in items]
+
+    def inputs(self, requests: Requests) -> list[str]:
+        """The pairs of a request, a line each."""
+        pairs = self.network.pairs
+        out = []
+        for row in range(len(requests)):
+            batch = pairs.batch(pairs.of(self.pairs_of(requests, row)))
+            lines = [ids[mask.bool()] for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+            out.append("\n".join(self.network.tokenizer.decode(ids) for ids in lines))
+        return out
+
+    def facts(self, requests: Requests) -> dict[str, np.ndarray]:
+        pairs = self.network.pairs
+        lengths, shortened = [], []
+        for row in range(len(requests)):
+            own = self.pairs_of(requests, row)
+            lengths.append(max((pairs.length(parts) for parts in pairs.of(own)), default=0))
+            shortened.append(bool(pairs.shortened(own).any()))
+        out = training_facts(self, self.network)
+        if hasattr(self, "dev_metrics"):
+            out["dev_metrics"] = np.array(list(self.dev_metrics.values()))
+        return out | {"prompt_lengths": np.array(lengths), "shortened": np.array(shortened)}
+
+    def reports(self) -> dict[str, dict[str, Any]]:
+        """training_info.json and dev_metrics.json of the run folder."""
+        if not hasattr(self, "dev_metrics"):
+            return {}
+        used: TrainerConfig = self.used
+        settings = {k: v for k, v in asdict(self).items() if k not in ("trainer", "checkpoints")}
+        batch, steps = used.per_device_train_batch_size, used.gradient_accumulation_steps
+        info = {
+            "reranker": settings,
+            "trainer": asdict(self.trainer),
+            "batch_that_fitted": {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps},
+            "effective_batch_size": batch * steps,
+            "mixed_precision": self.half_precision or "none",
+            "positive_weight": self.positive_weight,
+            "training_groups": len(self.rows.owner),
+            "training_rows": len(self.rows),
+            "texts_a_group": self.rows.size,
+            "device": str(device()),
+            "dev_metrics": self.dev_metrics,
+        }
+        return {"training_info.json": info, "dev_metrics.json": self.dev_metrics}

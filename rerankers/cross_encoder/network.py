@@ -1,0 +1,162 @@
+"""The network: sentence-transformers' CrossEncoder on tokens made once; pretrained, or small from nothing.
+
+What is saved is a plain sequence-classification model with one logit, which `CrossEncoder`, FlagEmbedding and
+`transformers` load as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from sentence_transformers import CrossEncoder
+from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
+from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
+
+from data.errors import UserError, in_range
+from rerankers.cross_encoder.pairs import Pair, PairTokens
+from rerankers.training import device
+from rerankers.word_tokenizer import word_tokenizer
+
+disable_progress_bar()  # "writing model shards" at every checkpoint
+logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # "saving model" likewise
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]  # where XLM-R has them
+
+
+@dataclass
+class Scratch:
+    """A small XLM-R from nothing; its tokenizer is made of the dataset's words."""
+
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    intermediate_size: int = 256
+    initializer_range: float = 0.1  # .02, made for wide models, leaves a narrow one where it is for long
+    vocab_size: int = 8192  # at most; whole words, lower-case, the most frequent ones
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("hidden_size", 8, 8192),
+            ("num_hidden_layers", 1, 96),
+            ("num_attention_heads", 1, 128),
+            ("intermediate_size", 8, 65_536),
+            ("initializer_range", 1e-4, 1),
+            ("vocab_size", 100, 200_000),
+        ):
+            in_range(f"reranker.scratch.{name}", getattr(self, name), low, high)
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"reranker.scratch.hidden_size={self.hidden_size} must be a multiple of "
+                f"reranker.scratch.num_attention_heads={self.num_attention_heads}"
+            )
+
+    def save(self, folder: Path, texts: Sequence[str], max_length: int) -> None:
+        """Writes a random model and the tokenizer of `texts` as a folder of the hub's layout."""
+        tokenizer = word_tokenizer(texts, self.vocab_size, SPECIAL, lower=True)
+        config = XLMRobertaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            intermediate_size=self.intermediate_size,
+            initializer_range=self.initializer_range,
+            max_position_embeddings=max_length + 2,  # XLM-R's positions begin after the padding's
+            type_vocab_size=2,  # query and text, which large ones tell apart by the separator
+            num_labels=1,
+            bos_token_id=0,
+            pad_token_id=1,
+            eos_token_id=2,
+        )
+        model: Any = XLMRobertaForSequenceClassification(config)
+        # A word looks at its twin in the other text from the start: equal words are alike wherever they stand, and
+        # queries and keys begin as the same projection.
+        torch.nn.init.zeros_(model.roberta.embeddings.position_embeddings.weight)
+        model.roberta.embeddings.token_type_embeddings.weight.data.mul_(0.5)
+        for layer in model.roberta.encoder.layer:
+            layer.attention.self.key.load_state_dict(layer.attention.self.query.state_dict())
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+class PairEncoder(CrossEncoder):
+    """Reads (query, text) pairs through `PairTokens`, so that the library's losses do not tokenize again."""
+
+    accepts_loss_kwargs = False  # its forward takes **kwargs, which the Trainer would take for a normalised loss
+    pairs: PairTokens
+    new_head: bool  # the loaded model had none: its logits mean nothing before training
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        pairs: Sequence[Pair] = inputs
+        return self.pairs.batch(self.pairs.of(pairs))
+
+
+def load(name: str, max_length: int) -> PairEncoder:
+    """float32, on the GPU where there is one. Only safetensors are read, no code."""
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
+        raise UserError(f"reranker.model={name}: there is no such folder; give one that holds a model")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its retries without a network
+    options = {"dtype": torch.float32, "use_safetensors": True}
+    try:
+        with quiet():
+            network = PairEncoder(
+                name, num_labels=1, max_length=max_length, device=str(device()), model_kwargs=options
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"reranker.model={name} cannot be loaded ({' '.join(str(error).split())[:300]}); give a Hugging Face name "
+            "that this machine can reach, a folder that holds the model, or reranker.init=scratch"
+        ) from None
+    model, tokenizer = network[0].model, network.tokenizer
+    if not hasattr(model, "classifier") or network.num_labels != 1:
+        raise UserError(
+            f"reranker.model={name} is a {type(model).__name__}, not a cross-encoder with one logit; give one like "
+            "BAAI/bge-reranker-v2-m3"
+        )
+    config = model.config
+    first = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+    if max_length > (most := getattr(config, "max_position_embeddings", max_length) - first):
+        raise UserError(
+            f"reranker.max_length={max_length} exceeds the {most} positions of {name}; give at most {most}"
+        )
+    network.pairs = PairTokens(tokenizer, max_length)
+    network.new_head = not any("ForSequenceClassification" in name for name in config.architectures or [])
+    return network
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's report of loading: a head that is new is told in our own words."""
+    level = get_verbosity()
+    set_verbosity_error()
+    try:
+        yield
+    finally:
+        set_verbosity(level)
+
+
+@contextlib.contextmanager
+def scoring_in(network: PairEncoder, dtype: torch.dtype) -> Iterator[None]:
+    """Weights in half precision but for the head, whose logits stay float32 (in bfloat16 they would tie); afterwards
+    they are what they were, to the bit."""
+    network.eval()
+    model = network[0].model
+    if dtype == torch.float32:
+        yield
+        return
+    body = [p for name, p in model.named_parameters() if not name.startswith("classifier.")]
+    before = [p.data for p in body]
+    for p in body:
+        p.data = p.data.to(dtype)
+    hook = model.classifier.register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
+    try:
+        yield
+    finally:
+        hook.remove()
+        for p, data in zip(body, before, strict=True):
+            p.data = data

@@ -1,0 +1,100 @@
+"""Token ids of (query, text) pairs: each text is tokenized once, pairs are put together from its tokens.
+
+The result is what the tokenizer makes of the pair (`truncation="longest_first"`): a fast tokenizer encodes both texts
+apart, cuts them and adds the special tokens, in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.errors import UserError
+
+Pair = tuple[str, str]
+
+
+class PairTokens:
+    """`max_length` in tokens, special ones included. Tokens of texts that `keep` names stay in memory."""
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.known: dict[str, np.ndarray] = {}
+        whole = tokenizer("a", "a")
+        parts = np.array([-1 if part is None else part for part in whole.sequence_ids(0)])
+        ids, types = np.array(whole["input_ids"]), np.array(whole.get("token_type_ids", np.zeros(len(parts))))
+        first, second = np.flatnonzero(parts == 0), np.flatnonzero(parts == 1)
+        if not len(first) or not len(second):
+            raise UserError("the tokenizer of reranker.model does not take pairs of texts; choose another model")
+        spans = (slice(0, first[0]), slice(first[-1] + 1, second[0]), slice(second[-1] + 1, None))
+        self.before, self.between, self.after = (ids[span].astype(np.int64) for span in spans)
+        self.types = [int(value) for value in types[[0, first[0], first[-1] + 1, second[0], -1]]]
+        self.typed = "token_type_ids" in whole
+        self.room = max_length - sum(map(len, (self.before, self.between, self.after)))
+        self.pad = int(tokenizer.pad_token_id)
+
+    def keep(self, texts: Sequence[str]) -> None:
+        """Tokenizes what is not known yet, in one call, and keeps it."""
+        self.known |= self._tokenized([text for text in dict.fromkeys(texts) if text not in self.known])
+
+    def _tokenized(self, texts: list[str]) -> dict[str, np.ndarray]:
+        if not texts:
+            return {}
+        asked = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
+        return {text: np.array(ids[: self.room + 1], dtype=np.int32) for text, ids in zip(texts, asked, strict=True)}
+
+    def of(self, pairs: Sequence[Pair]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The tokens of both texts of each pair, cut to fit, without special tokens."""
+        new = self._tokenized(
+            [t for t in dict.fromkeys(text for pair in pairs for text in pair) if t not in self.known]
+        )
+        both = [[new[t] if t in new else self.known[t] for t in pair] for pair in pairs]
+        return [self._cut(first, second) for first, second in both]
+
+    def _cut(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Longest first, as the tokenizers library has it."""
+        if len(first) + len(second) <= self.room:
+            return first, second
+        short = min(len(first), len(second))
+        long = max(short, self.room - short) if short <= self.room else short
+        if short + long > self.room:
+            short, long = self.room // 2, self.room - self.room // 2
+        n_first, n_second = (long, short) if len(first) > len(second) else (short, long)
+        return first[:n_first], second[:n_second]
+
+    def shortened(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """[P] bool, and without a cut there is nothing the model does not see."""
+        self.keep([text for pair in pairs for text in pair])
+        return np.array([len(self.known[a]) + len(self.known[b]) > self.room for a, b in pairs])
+
+    def length(self, parts: tuple[np.ndarray, np.ndarray]) -> int:
+        return self.max_length - self.room + len(parts[0]) + len(parts[1])
+
+    def batch(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask and, where the model has them, token_type_ids: [P, L], padded to the longest."""
+        width = max(map(self.length, parts))
+        ids = np.full((len(parts), width), self.pad, dtype=np.int64)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for row, (first, second) in enumerate(parts):
+            pieces = (self.before, first, self.between, second, self.after)
+            whole = np.concatenate(pieces)
+            ids[row, : len(whole)], mask[row, : len(whole)] = whole, 1
+            types[row, : len(whole)] = np.repeat(self.types, [len(piece) for piece in pieces])
+        out = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        return out | ({"token_type_ids": torch.from_numpy(types)} if self.typed else {})
+
+    def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]], budget: int) -> Iterator[list[int]]:
+        """Pairs of like length together, at most `budget` tokens in a batch, padding included; longest first, so that
+        a lack of memory shows at once."""
+        lengths = np.array([self.length(part) for part in parts])
+        order = np.argsort(-lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            size = max(1, budget // int(lengths[order[start]]))
+            yield order[start : start + size].tolist()
+            start += size

@@ -1,0 +1,85 @@
+"""Scores of (query, text) pairs: float32 logits, in batches of like length under a budget of tokens."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.errors import UserError
+from data.progress import bar
+from rerankers.cross_encoder.network import PairEncoder, quiet, scoring_in
+from rerankers.cross_encoder.pairs import Pair
+from rerankers.training import device
+
+log = logging.getLogger(__name__)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BUDGET = {"cpu": 4096, "cuda": 65_536}  # tokens of a batch
+CHUNK = 2**14  # pairs whose tokens are put together
+
+
+@torch.inference_mode()
+def score_pairs(network: PairEncoder, pairs: Sequence[Pair], dtype: str, budget: int | None) -> np.ndarray:
+    """[P] float32. Out of memory halves the budget, down to single pairs."""
+    out = np.empty(len(pairs), dtype=np.float32)
+    budget = budget or BUDGET[device().type]
+    with scoring_in(network, DTYPES[dtype]):
+        for start in bar(range(0, len(pairs), CHUNK), "reading pairs"):
+            parts = network.pairs.of(pairs[start : start + CHUNK])
+            todo = list(network.pairs.batches(parts, budget))
+            for batch in bar(todo, "scoring pairs"):
+                out[start + np.array(batch)] = _logits(network, [parts[p] for p in batch])
+    return out
+
+
+def _logits(network: PairEncoder, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    try:
+        features = {name: x.to(device()) for name, x in network.pairs.batch(parts).items()}
+        return type(network).forward(network, features)["scores"].view(-1).float().cpu().numpy()  # not autocast
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or len(parts) == 1:
+            raise
+    free_memory()
+    log.warning("out of memory with %d pairs at once: scoring them in halves", len(parts))
+    half = len(parts) // 2
+    return np.concatenate([_logits(network, parts[:half]), _logits(network, parts[half:])])
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Of a GPU, or torch's own words for an allocation that the CPU refused."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class FlagScorer:
+    """FlagEmbedding's FlagReranker around the same weights. It cuts a query at three quarters of `max_length` before
+    it cuts the text, so scores differ from ours where a pair is shortened."""
+
+    def __init__(self, network: PairEncoder) -> None:
+        try:
+            from FlagEmbedding import FlagReranker
+        except ImportError as error:
+            raise UserError(
+                f"reranker.backend=flag needs FlagEmbedding ({error}): pip install FlagEmbedding"
+            ) from None
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            network.save_pretrained(folder, create_model_card=False)
+            place, longest = str(device()), network.pairs.max_length
+            self.flag: Any = FlagReranker(folder, use_fp16=False, devices=[place], max_length=longest)
+        self.flag.model = network[0].model  # one set of weights, also when it is trained on
+
+    def score(self, pairs: Sequence[Pair], batch_size: int) -> np.ndarray:
+        if not pairs:
+            return np.zeros(0, dtype=np.float32)
+        scores = self.flag.compute_score([list(pair) for pair in pairs], batch_size=batch_size)
+        return np.asarray(scores, dtype=np.float32).reshape(-1)

@@ -1,0 +1,97 @@
+"""Training by sentence-transformers' CrossEncoderTrainer on rows drawn each epoch; a step without memory is halved.
+
+The library's own `auto_find_batch_size` does nothing for this trainer. Here a step that runs out of memory starts the
+training again, from its last checkpoint or its beginning, with half the batch and twice the accumulation: the same
+pairs make a step as before.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+
+from data.errors import UserError
+from rerankers.base import Log, TrainerConfig, Validate
+from rerankers.cross_encoder.losses import make_loss
+from rerankers.cross_encoder.rows import as_dataset
+from rerankers.cross_encoder.scoring import free_memory, out_of_memory
+from rerankers.training import RankingEvaluation, SetEpoch, arguments, train
+
+if TYPE_CHECKING:
+    from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
+
+log_ = logging.getLogger(__name__)
+
+
+class PairTrainer(RankingEvaluation, CrossEncoderTrainer):  # type: ignore[misc]
+    def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
+        return dataset  # row numbers, drawn by the collator
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """The run folder says how the model was made."""
+
+
+def train_pairs(reranker: CrossEncoderReranker, validate: Validate | None, log: Log) -> float:
+    """Trains `reranker.network`; returns the weights' relative change. `reranker.used` is the batch that fitted."""
+    reranker.used = reranker.trainer
+    while True:
+        try:
+            return _train(reranker, validate, log)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            reranker.used = halved(reranker.used, error)
+        reranker.open_network()  # as it was before training; a checkpoint takes its place where there is one
+        free_memory()
+
+
+def halved(used: TrainerConfig, error: BaseException) -> TrainerConfig:
+    """Half the batch, or the largest part that divides an odd one, with as much more accumulation."""
+    batch, steps = used.per_device_train_batch_size, used.gradient_accumulation_steps
+    if batch == 1:
+        raise UserError(
+            f"out of memory with a batch of 1 ({str(error).splitlines()[0][:120]}); give a smaller "
+            "reranker.max_length, trainer.gradient_checkpointing=true, or a smaller reranker.model"
+        ) from None
+    smaller = max(size for size in range(1, batch // 2 + 1) if batch % size == 0)
+    more = steps * (batch // smaller)
+    log_.warning(
+        "out of memory with a batch of %d: going on with batches of %d, %d of them accumulated, %d a step as before",
+        batch, smaller, more, smaller * more,
+    )  # fmt: skip
+    return replace(used, per_device_train_batch_size=smaller, gradient_accumulation_steps=more)
+
+
+def _train(reranker: CrossEncoderReranker, validate: Validate | None, log: Log) -> float:
+    half = reranker.half_precision
+    settings = arguments(
+        reranker,
+        validate is not None,
+        use_cpu=not torch.cuda.is_available(),
+        per_device_train_batch_size=reranker.used.per_device_train_batch_size,
+        gradient_accumulation_steps=reranker.used.gradient_accumulation_steps,
+        **({half: True} if half else {}),
+    )
+    try:
+        config = CrossEncoderTrainingArguments(**settings)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+    network = reranker.network
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = PairTrainer(
+            score=reranker.score,
+            validate=validate,
+            model=network,
+            args=config,
+            train_dataset=as_dataset(reranker.rows),
+            data_collator=reranker.rows,
+            loss=make_loss(reranker.loss, network, reranker.positive_weight),
+            callbacks=[SetEpoch(reranker.rows)] if reranker.redraws else [],
+        )
+        return train(trainer, reranker, log, reranker.chance_loss(None))
