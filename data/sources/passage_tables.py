@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.sources.passages import Passage, Query, cleaned
+from data.sources.passages import Passage, Query
 from data.tables import BadRows, Table, read_table
 
 PASSAGE_ID = ("id", "_id", "doc_id", "docid", "passage_id", "pid", "corpus-id", "corpus_id", "STT")
@@ -60,24 +60,24 @@ def read_queries(
     key: str,
     bad: BadRows,
     columns: QueryColumns,
-    qrels: dict[str, list[str]] | None = None,
     part: str | None = None,
     numbered: str = "",
+    judged: bool = False,
 ) -> list[Query]:
-    """Without an id column queries are numbered from 1, after the prefix `numbered`. What is relevant stands in a
-    column or, where that is given, in `qrels`: query id -> passage ids."""
+    """Without an id column queries are numbered from 1, after the prefix `numbered`. `judged`: what is relevant stands
+    in qrels, not in a column, and the lists of relevant passages are empty."""
     table = read_table(path, key, bad)
     texts = table.column("dataset.query_column", columns.text, QUERY_TEXT, "queries")
     known = tuple(name for name in QUERY_ID if name != texts)
     ids = table.column_or_none("dataset.query_id_column", columns.id, known)
-    if qrels is not None and ids is None:
+    if judged and ids is None:
         ids = table.column("dataset.query_id_column", None, known, "query ids, which qrels need")
-    relevants = None if qrels is not None else relevant_column(table, columns.relevant)
+    relevants = None if judged else relevant_column(table, columns.relevant)
     rows = []
     for number, (row, place) in enumerate(zip(table.rows, table.places, strict=True), start=1):
         try:
             name = id_of(row.get(ids)) if ids else f"{numbered}{number}"
-            found = ids_of(row.get(relevants)) if relevants else (qrels or {}).get(cleaned(name), [])
+            found = ids_of(row.get(relevants)) if relevants else []
             rows.append(Query(name, words_of(row.get(texts)), found, place, part))
         except NotAnId as problem:
             bad(place, str(problem))

@@ -169,14 +169,19 @@ def checked_queries(
 
 
 def without_leaks(rows: list[Query], notes: list[str]) -> list[Query]:
-    """A query that stands in two parts stays in the one that is asked later: test, then validation."""
+    """A query that stands in two parts stays in the later one alone: test, then validation. Rows without anything
+    relevant are of no part."""
+
+    def asked(row: Query) -> bool:
+        return bool(row.text and row.relevant)
+
     rank = {None: 0} | {part: number for number, part in enumerate(PARTS)}
     latest: dict[str, str | None] = {}
-    for row in rows:
+    for row in filter(asked, rows):
         text = folded(row.text)
         if text not in latest or rank[row.part] > rank[latest[text]]:
             latest[text] = row.part
-    stays = [row.part == latest[folded(row.text)] or not row.text for row in rows]
+    stays = [not asked(row) or row.part == latest[folded(row.text)] for row in rows]
     removed = Counter((row.part, latest[folded(row.text)]) for row, stay in zip(rows, stays, strict=True) if not stay)
     notes += [
         f"{n:,} {part} queries have the text of a {later} query and were left out"
