@@ -76,8 +76,8 @@ class PassageFiles(PassageSource):
         if folder is None:
             raise UserError(
                 f"dataset={self.name} needs dataset.path, a folder with corpus.jsonl, queries.jsonl (or .csv, "
-                ".tsv, .xlsx, .parquet) and qrels/test.tsv, or the files themselves: dataset.corpus=, dataset.queries= and, "
-                "unless the queries have a column of relevant passages, dataset.qrels="
+                ".tsv, .xlsx, .parquet) and qrels/test.tsv, or the files themselves: dataset.corpus=, "
+                "dataset.queries= and, unless the queries have a column of relevant passages, dataset.qrels="
             )
         found = [folder / f"{name}{ending}" for ending in ENDINGS if (folder / f"{name}{ending}").is_file()]
         if len(found) != 1:
