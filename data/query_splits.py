@@ -1,6 +1,7 @@
 """Cutting queries into training, validation and test, for passages. No pair of a test query is ever trained.
 
-`QueryFolds` tests every query once: fold f is the test of run f, and a part of what remains is validation.
+`QueryFolds` tests every query once: fold f is the test of run f, and a part of what remains is validation. Queries of
+one text are in one part.
 `QueryFiles` takes the parts that the source's files name.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
@@ -41,7 +43,7 @@ class QueryFolds:
             raise ValueError("one fold at a time is split")
         check_queries(dataset)
         rng = np.random.default_rng(self.seed)
-        groups = documents(dataset) if self.group_by == "document" else np.arange(len(dataset.user_id))
+        groups = documents(dataset) if self.group_by == "document" else texts(dataset)
         if (n := len(np.unique(groups))) < self.folds:
             raise UserError(
                 f"protocol.folds={self.folds} exceeds the {n} groups of queries of {dataset.name}; choose fewer"
@@ -72,7 +74,7 @@ class QueryFiles:
             )
         part = dataset.parts.copy()
         if "validation" not in set(part):
-            part = cut_validation(part, np.arange(len(part)), self.dev_ratio, np.random.default_rng(self.seed))
+            part = cut_validation(part, texts(dataset), self.dev_ratio, np.random.default_rng(self.seed))
         return finish(dataset, part, [])
 
 
@@ -86,12 +88,21 @@ def check_queries(dataset: Dataset) -> None:
         raise UserError(f"dataset {dataset.name} has users, not queries; use protocol=leave_one_out or temporal")
 
 
+def texts(dataset: Dataset) -> np.ndarray:
+    """[U] number of the text of each query: the same words asked twice must not be trained on and tested."""
+    assert dataset.queries is not None
+    return pd.factorize(np.array([" ".join(text.split()).casefold() for text in dataset.queries], dtype=object))[0]
+
+
 def documents(dataset: Dataset) -> np.ndarray:
-    """[U] number of the group of each query: the connected component of the graph of queries and relevant passages."""
-    events = dataset.interactions
-    shape = (len(dataset.user_id), len(dataset.catalog))
-    relevant = sp.csr_matrix((np.ones(len(events)), (events.user, events.item)), shape=shape)
-    return connected_components(relevant @ relevant.T, directed=False)[1]
+    """[U] number of the group of each query: the connected component of the graph of queries, their texts and relevant
+    passages."""
+    events, text = dataset.interactions, texts(dataset)
+    n, passages = len(text), len(dataset.catalog)
+    asked = np.concatenate([events.user, np.arange(n)])
+    met = np.concatenate([n + events.item, n + passages + text])  # nodes: queries, then passages, then texts
+    graph = sp.csr_matrix((np.ones(len(asked)), (asked, met)), shape=(2 * n + passages,) * 2)
+    return connected_components(graph, directed=False)[1][:n]
 
 
 def deal(groups: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
