@@ -43,14 +43,20 @@ class QueryFolds:
             raise ValueError("one fold at a time is split")
         check_queries(dataset)
         rng = np.random.default_rng(self.seed)
-        groups = documents(dataset) if self.group_by == "document" else texts(dataset)
+        groups, notes = texts(dataset), [f"fold {self.fold} of {self.folds} is the test"]
+        if self.group_by == "document":
+            groups = documents(dataset)
+            sizes = np.bincount(groups)
+            sizes = sizes[sizes > 0]
+            notes.append(
+                f"{len(sizes):,} groups of queries that share passages, the largest of {sizes.max():,} queries"
+            )
         if (n := len(np.unique(groups))) < self.folds:
             raise UserError(
                 f"protocol.folds={self.folds} exceeds the {n} groups of queries of {dataset.name}; choose fewer"
             )
         fold = deal(groups, np.full(self.folds, 1 / self.folds), rng)
         part = np.where(fold == self.fold, "test", "train").astype(object)
-        notes = [f"fold {self.fold} of {self.folds} is the test"]
         return finish(dataset, cut_validation(part, groups, self.dev_ratio, rng), notes)
 
 
