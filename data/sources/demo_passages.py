@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError, in_range
-from data.sources.passages import Passage, PassageSource, Query, RawPassages
+from data.sources.passages import Passage, PassageSource, Query, RawPassages, cleaned
 from data.tables import BadRows, Place
 
 FAMILY = 14  # passages of one kind in one town, of the 16 that four properties can make
@@ -100,7 +100,7 @@ class DemoPassages(PassageSource):
             text, relevant = world.query(self.own_words)
             ids = [passages[row].id for row in relevant]
             name = f"q{len(queries):06d}"
-            queries.setdefault(text, Query(name, text, ids, place("query", len(queries))))
+            queries.setdefault(cleaned(text), Query(name, text, ids, place("query", len(queries))))
         return RawPassages(
             passages=passages,
             queries=list(queries.values()),
