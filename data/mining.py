@@ -24,8 +24,8 @@ def mine(retriever: Retriever, training: Phase, n_items: int, top_k: int, margin
     """[Q, top_k] int32 of a fitted retriever, best first, -1 padded; equal scores in an order of (query, passage).
 
     Known positives, and passages that nothing links to the query, are none. `margin` in [0, 1) is relative to the
-    query's best-scored positive: a passage that scores above (1 - margin) times that is left out. A query that shares
-    no word with its positives has no such score, and keeps all it found. None: nothing is left out.
+    query's best-scored positive: a passage that scores above (1 - margin) times that is left out, so a query that
+    shares no word with its positives keeps none. None: nothing is left out.
     """
     in_range("top_k", top_k, 1)
     in_range("margin", margin, 0, 1)
@@ -39,8 +39,7 @@ def mine(retriever: Retriever, training: Phase, n_items: int, top_k: int, margin
         if margin is not None:
             limit = np.full(len(part), -np.inf, dtype=np.float32)
             np.maximum.at(limit, query, scores[query, positive])
-            limit = np.where(np.isneginf(limit), np.inf, limit - margin * np.abs(limit))
-            scores[scores > limit[:, None]] = -np.inf
+            scores[scores > (limit - margin * np.abs(limit))[:, None]] = -np.inf
         scores[query, positive] = -np.inf
         mined[start : start + step, :width] = best(scores, part.ids, width, seed=0)[0]
     kept = (mined >= 0).sum(axis=1)

@@ -6,6 +6,7 @@ All requests are scored in one product of sparse matrices, see `data.postings`.
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -101,6 +102,7 @@ class BM25(TextRetriever):
             [vocabulary.setdefault(token, len(vocabulary)) for token in self.tokens(text)]
             for text in bar(texts, "reading the items' words")
         ]
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
         index = bm25s.BM25(method=self.method, k1=self.k1, b=self.b, csc_backend="scipy")
         many = sys.stderr.isatty() and len(rows) > 10_000
         index.index((rows, vocabulary), create_empty_token=False, show_progress=many)

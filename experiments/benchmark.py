@@ -3,6 +3,7 @@
     python -m experiments.benchmark target=bert4rec
     python -m experiments.benchmark target=letter generated.rounds=3
     python -m experiments.benchmark target=cross_entropy generated.n_items=12101
+    python -m experiments.benchmark target=mining generated.n_users=100000 generated.n_items=100000 generated.rounds=1
     python -m experiments.benchmark target=stages dataset=beauty_sequences dataset.path=/my/beauty
 
 The rows of `experiments.benchmark_targets` are timed in interleaved rounds on generated data; the median counts.
@@ -26,7 +27,7 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
     from rich.table import Table
 
     from data.errors import UserError
-    from experiments.benchmark_targets import bert4rec_rows, cross_entropy_rows, letter_rows, metrics_rows
+    from experiments.benchmark_targets import bert4rec_rows, cross_entropy_rows, letter_rows, metrics_rows, mining_rows
     from experiments.clock import peak_memory_mb, start_peak_again
     from experiments.stages import device_name
 
@@ -35,6 +36,7 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
         "cross_entropy": cross_entropy_rows,
         "letter": letter_rows,
         "metrics": metrics_rows,
+        "mining": mining_rows,
     }
     if cfg.target == "stages":
         return stages(cfg)
@@ -46,7 +48,8 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
     peak = dict.fromkeys(seconds, 0.0)
     units = {}
     for row in rows:
-        row.run()  # warm-up
+        if row.warm_up:
+            row.run()
     for _ in range(cfg.rounds):
         for row in rows:
             gc.collect()
@@ -57,14 +60,15 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
             peak[row.what] = max(peak[row.what], peak_memory_mb())
     speed = {what: units[what] / float(np.median(times)) for what, times in seconds.items()}
     out = Table(title=f"{target} on {device_name()}, median of {cfg.rounds} rounds")
-    for column in ("what", "speed", "peak memory", "ratio"):
+    for column in ("what", "speed", "seconds", "peak memory", "ratio"):
         out.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:
         ratio = f"{speed[row.what] / speed[row.base]:.2f}x of {row.base}" if row.base else ""
         if row.base and target == "letter":
             ratio += f", {peak[row.what] / peak[row.base]:.2f}x its memory"
         per_second = f"{speed[row.what]:,.0f}" if speed[row.what] >= 10 else f"{speed[row.what]:.2f}"
-        out.add_row(row.what, f"{per_second} {row.unit}/s", f"{peak[row.what]:,.0f} MB", ratio)
+        took = f"{float(np.median(seconds[row.what])):,.3g}"
+        out.add_row(row.what, f"{per_second} {row.unit}/s", took, f"{peak[row.what]:,.0f} MB", ratio)
     Console(width=140).print(out)
     print(
         f"peak memory of the process, all of it; {cfg.n_users} users, {cfg.n_items} items, {cfg.candidates} candidates"

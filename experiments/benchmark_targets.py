@@ -16,6 +16,7 @@ class Row:
     run: Callable[[], int]  # does the work, returns how many units
     unit: str
     base: str | None = None  # the row it is compared with
+    warm_up: bool = True  # run once before the rounds; not where a run takes minutes
 
 
 def metrics_rows(cfg: DictConfig) -> list[Row]:
@@ -35,6 +36,45 @@ def metrics_rows(cfg: DictConfig) -> list[Row]:
         return n
 
     return [Row(f"8 metrics of 20,000 x {cfg.candidates} scores", run, "requests")]
+
+
+def mining_rows(cfg: DictConfig) -> list[Row]:
+    """Hard negatives of `n_users` queries over `n_items` passages of 40 words, drawn by Zipf's law. A query has 4
+    words of the passage that is relevant to it and 4 others."""
+    from data.dataset import Catalog, Ragged
+    from data.mining import mine
+    from data.splits import Phase
+    from data.text_retrievers import BM25
+
+    rng = np.random.default_rng(cfg.seed)
+    chance = 1 / np.arange(1, 50_001)
+
+    def drawn(n: int, length: int) -> np.ndarray:
+        return rng.choice(len(chance), (n, length), p=chance / chance.sum())
+
+    def texts(words: np.ndarray) -> np.ndarray:
+        return np.array([" ".join(f"w{word}" for word in row) for row in words], dtype=object)
+
+    passages = drawn(cfg.n_items, 40)
+    none = np.full(cfg.n_items, "", dtype=object)
+    catalog = Catalog(none, none, texts(passages), none, none, none, none)
+    relevant = rng.integers(0, cfg.n_items, cfg.n_users)
+    queries = texts(np.concatenate([passages[relevant, 10:14], drawn(cfg.n_users, 4)], axis=1))
+    one, nothing = np.ones(cfg.n_users, dtype=np.int64), Ragged.empty(cfg.n_users)
+    training = Phase(np.arange(cfg.n_users), Ragged.from_lengths(relevant, one), nothing, queries)
+    retriever = BM25()
+
+    def index() -> int:
+        retriever.fit(catalog, training)
+        return cfg.n_items
+
+    def best() -> int:
+        return len(mine(retriever, training, cfg.n_items, 100, 0.05))
+
+    return [
+        Row("index of words and pairs, BM25", index, "passages", warm_up=False),
+        Row("100 hard negatives a query, margin .05", best, "queries", warm_up=False),
+    ]
 
 
 def cross_entropy_rows(cfg: DictConfig) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tiny_passages import ASKED, TEXTS, pairs_of, write_corpus, write_lines, write_queries, write_sheet
+from passage_files import ASKED, TEXTS, pairs_of, write_corpus, write_lines, write_queries, write_sheet
 
 from data.dataset import Dataset
 from data.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_passages import pairs_of, write_lines, write_sheet
+from passage_files import pairs_of, write_lines, write_sheet
 
 from data.dataset import Dataset
 from data.errors import UserError

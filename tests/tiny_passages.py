@@ -1,47 +1,57 @@
-"""A corpus of four passages and three queries, written to files by the tests of passages."""
+"""A passages dataset small enough to work by hand: each query shares words with what is relevant to it."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from data.dataset import Dataset
+import numpy as np
 
-TEXTS = {"1": "Hoà Bình có hồ", "2": "trận đấu", "3": "a lake", "4": "nobody asks for this"}
-ASKED = {"q1": ("hồ ở đâu", ["1", "3"]), "q2": ("ai thắng trận", ["2"]), "q3": ("where is the lake", ["3"])}
-
-
-def write_lines(path: Path, *lines: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    words = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
-    path.write_text("\n".join(words) + "\n", encoding="utf-8")
-    return path
+from data.dataset import Catalog, Dataset, Interactions, Provenance
+from data.query_splits import QueryFolds
+from data.splits import Split
 
 
-def write_sheet(path: Path, *rows: tuple[Any, ...], trailing: int = 3) -> Path:
-    """An XLSX file of one sheet, with blank rows after its end."""
-    from openpyxl import Workbook
+def passages(texts: list[str], queries: list[str], relevant: list[list[int]], name: str = "tiny") -> Dataset:
+    """Dataset of `texts` and `queries`; `relevant` are rows of texts, one list a query."""
+    none = np.full(len(texts), "", dtype=object)
+    ids = np.array([f"p{row}" for row in range(len(texts))], dtype=object)
+    pictures, categories = np.full(len(texts), None, dtype=object), np.empty(len(texts), dtype=object)
+    categories[:] = [()] * len(texts)
+    catalog = Catalog(ids, none, np.array(texts, dtype=object), categories, pictures, none, none)
+    user = np.repeat(np.arange(len(queries)), [len(row) for row in relevant]).astype(np.int32)
+    item = np.array([passage for row in relevant for passage in row], dtype=np.int32)
+    events = Interactions(user, item, np.zeros(len(user), dtype=np.int64), np.full(len(user), np.nan, np.float32))
+    return Dataset(
+        name=name,
+        kind="passages",
+        catalog=catalog,
+        user_id=np.array([f"q{row}" for row in range(len(queries))], dtype=object),
+        interactions=events,
+        provenance=Provenance("made by hand", "MIT", {}, synthetic=True),
+        queries=np.array(queries, dtype=object),
+    )
 
-    book = Workbook()
-    assert book.active is not None
-    for row in [*rows, *[(None,)] * trailing]:
-        book.active.append(row)
-    book.active.cell(len(rows) + trailing + 5, 9, " ")
-    book.save(path)
-    return path
+
+def generated(n_queries: int = 60, n_passages: int = 40, seed: int = 0) -> Dataset:
+    """Passages of 12 words, queries of 4 words of theirs and one of another; one or two relevant passages a query."""
+    rng = np.random.default_rng(seed)
+    vocabulary = np.array([f"{a}{b}" for a in "bdghklmn" for b in ("à", "é", "ô", "ươ", "i", "anh", "ông")])
+    words = [rng.choice(vocabulary, 12, replace=False) for _ in range(n_passages)]
+    relevant = [rng.choice(n_passages, rng.integers(1, 3), replace=False).tolist() for _ in range(n_queries)]
+    queries = [
+        " ".join([*rng.choice(words[row[0]], 4, replace=False), rng.choice(words[row[-1]]), f"q{number}"])
+        for number, row in enumerate(relevant)
+    ]
+    return passages([" ".join(row) + "." for row in words], queries, relevant)
 
 
-def write_corpus(folder: Path) -> Path:
-    return write_lines(folder / "corpus.jsonl", *({"_id": i, "text": text} for i, text in TEXTS.items()))
+def folded(dataset: Dataset, fold: int = 0) -> Split:
+    return QueryFolds(folds=4, fold=fold).split(dataset)
 
 
-def write_queries(folder: Path, relevant: bool = True) -> Path:
-    rows = [{"_id": i, "text": t} | ({"relevant": r} if relevant else {}) for i, (t, r) in ASKED.items()]
-    return write_lines(folder / "queries.jsonl", *rows)
+class Hand:
+    """A source that has its dataset already, for `Experiment.source`."""
 
+    def __init__(self, dataset: Dataset) -> None:
+        self.name, self.dataset = dataset.name, dataset
 
-def pairs_of(dataset: Dataset) -> dict[str, tuple[str, list[str]]]:
-    """Query id -> its text and the ids of what is relevant to it."""
-    assert dataset.queries is not None
-    ids = dataset.catalog.id
-    rows = [(dataset.queries[u], [ids[i] for i in dataset.sequences.row(u)]) for u in range(len(dataset.user_id))]
-    return dict(zip(dataset.user_id, rows, strict=True))
+    def load(self, folder: Path) -> Dataset:
+        return self.dataset
