@@ -22,6 +22,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from experiments import stages
     from experiments.config import configure
     from experiments.diagnostics import Undiagnosed
+    from experiments.report import report
     from experiments.runs import Run
     from experiments.summary import show
 
@@ -37,10 +38,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             reranker = experiment.reranker
             reranker.check(data.test.requests)
             reranker.load(run.folder / "model", data.test.requests)
-            if not record["refit_on_validation"]:  # a model refit on validation knows it; what was chosen by stays
-                record |= {"valid": stages.validated(reranker, data)}
+            record |= stages.validated_again(experiment, reranker, data, record)
             with evaluation.start(experiment.resolved, experiment.force, experiment.tracker):
-                stages.report(experiment, evaluation.folder, reranker, data, record, notes, Undiagnosed())
+                report(experiment, evaluation.folder, reranker, data, record, notes, Undiagnosed())
     return show(evaluation.folder)
 
 

@@ -19,6 +19,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from experiments.config import configure
     from experiments.findings import show_diagnosis
     from experiments.preflight import preflight
+    from experiments.report import report
     from experiments.runs import Run
     from experiments.summary import show
 
@@ -37,7 +38,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             diagnosis = stages.diagnosis_of(experiment, data)
             with run.start(experiment.resolved, experiment.force, experiment.tracker):
                 reranker = stages.fit(experiment, run, data, diagnosis)
-                stages.report(experiment, run.folder, reranker, data, run.training, [], diagnosis)
+                report(experiment, run.folder, reranker, data, run.training, [], diagnosis)
     metrics = show(run.folder)
     show_diagnosis(run.folder, experiment.diagnose)
     return metrics

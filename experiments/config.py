@@ -65,6 +65,10 @@ class Protocol:
         for name in ("max_requests", "max_validation_requests"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"protocol.{name}={value} is out of range; it must be at least 1 or null")
+        given = isinstance(self.fusion, int | float) and not isinstance(self.fusion, bool) and 0 <= self.fusion <= 1
+        if not given and self.fusion not in ("none", "validation"):
+            allowed = "choose none, validation or a number in [0, 1]"
+            raise UserError(f"protocol.fusion={self.fusion} is not allowed; {allowed}")
 
 
 @dataclass
@@ -105,6 +109,8 @@ class Experiment:
         """Hash of all that can change a number: the config less paths, tracking and what train.py is to do, with the
         data's hash."""
         config = {name: self.resolved[name] for name in ("protocol", "reranker", "seed")} | {"candidates": self._drawn}
+        if self.protocol.fusion == "none":  # as before there was any
+            config["protocol"] = {k: v for k, v in config["protocol"].items() if k != "fusion"}
         if self.reranker.trains:
             config["trainer"] = {k: v for k, v in self.resolved["trainer"].items() if k not in NO_NUMBER}
         files = [path for path in (*self.candidates.files, *self.reranker.files) if path.is_file()]

@@ -25,15 +25,20 @@ class Evaluated:
     ranks: Ranks
     items: np.ndarray | None  # [R, K] int32, best first, -1 padded: the predictions
     scores: np.ndarray | None  # [R, K] float32
+    n_ranked: int | None = None  # items of the predictions
 
     @property
     def means(self) -> dict[str, float]:
         return {name: float(values.mean()) for name, values in self.values.items()}
 
     @property
+    def tied(self) -> np.ndarray:
+        """[R] bool: a relevant item has the same score as another candidate."""
+        return np.bincount(self.ranks.row, self.ranks.tied, minlength=len(self.ranks)).astype(bool)
+
+    @property
     def tie_rate(self) -> float:
-        """Share of requests in which a relevant item has the same score as another candidate."""
-        return float(np.bincount(self.ranks.row, self.ranks.tied, minlength=len(self.ranks)).astype(bool).mean())
+        return float(self.tied.mean())
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,11 @@ class Evaluator:
                 items.append(top)
                 scores.append(value)
         whole = Ranks.concatenate(ranks)
-        return Evaluated(
-            measure(whole, self.metrics, self.ks),
-            whole,
-            np.concatenate(items) if keep else None,
-            np.concatenate(scores) if keep else None,
-        )
+        values = measure(whole, self.metrics, self.ks)
+        if not keep:
+            return Evaluated(values, whole, None, None)
+        ranked = np.concatenate(items)
+        return Evaluated(values, whole, ranked, np.concatenate(scores), int((ranked >= 0).sum()))
 
     def _best(self, scores: np.ndarray, part: Requests) -> tuple[np.ndarray, np.ndarray]:
         if part.candidates is None:

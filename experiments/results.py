@@ -6,10 +6,12 @@ Keys of metrics.json (final values only, no times, so that a repeat is identical
     test/<metric>  test/low/..  test/high/..         the reranker and its 95 % bootstrap interval
     test/chance/..  chance_low/..  chance_high/..    a random order: exact mean, 95 % interval
     test/first_stage/..  popularity/..  planted/..   other rows on the same requests
+    test/untuned/..  fused/..                        the model before training; reranker and first stage added
     test/ceiling/..                                  a perfect order of the same candidates
     test/share_with_a_hit  share_unscored            requests with a relevant candidate; candidates left unranked
     test/conditional/[chance/|first_stage/]..        only requests whose candidates hold a relevant item
     test/vs_<row>/<statistic>                        paired comparison of the primary metric
+    test/fused_vs_first_stage/<statistic>            the same, of the row `fused`
 """
 
 from __future__ import annotations
@@ -23,63 +25,71 @@ import pandas as pd
 from data.dataset import Dataset, Requests
 from data.files import write_json, write_parquet
 from data.splits import Split
+from experiments.chance import chance as chance_of
 from experiments.config import Protocol
 from experiments.evaluation import Evaluated, Evaluator
+from experiments.metrics import measure
 from experiments.significance import bootstrap_interval, compare, holm
 from rerankers.base import Reranker
 from rerankers.baselines import FirstStage, Popularity
 
 Metrics = dict[str, float]
+Rows = dict[str, dict[str, np.ndarray]]  # row -> metric -> [R]
+COMPARED = ("popularity", "first_stage", "untuned")
 
 
-def reference_rows(dataset: Dataset, split: Split, test: Evaluator) -> dict[str, Evaluated]:
+def reference_rows(dataset: Dataset, split: Split, test: Evaluator) -> Rows:
     """The rows that stand beside every reranker, on the same requests."""
     popularity = Popularity(name="popularity")
     popularity.fit(dataset, split, None, lambda values, step: None)
     rows = {"popularity": test(popularity.score), "first_stage": test(FirstStage(name="first_stage").score)}
     if dataset.planted is not None:
         rows["planted"] = test(dataset.planted.score)
-    return rows
+    return {row: evaluated.values for row, evaluated in rows.items()}
 
 
 def summarize(
-    evaluated: Evaluated, rows: dict[str, Evaluated], test: Evaluator, primary: str, own: str = ""
+    evaluated: Evaluated, rows: Rows, protocol: Protocol, seed: int, width: int | None, own: str = ""
 ) -> Metrics:
-    """All `test/` keys. A row is not compared with itself (`own`); the comparisons made are one Holm family."""
-    seed = test.seed
+    """All `test/` keys. `seed` is that of ties; `width` the columns of the candidate lists, None for the whole
+    catalogue. A row is not compared with itself (`own`); the comparisons made are one Holm family."""
+    primary = protocol.primary
     out: Metrics = {"n_requests": len(evaluated.ranks), "tie_rate": evaluated.tie_rate}
     out |= evaluated.means
     names = list(evaluated.values)
     low, high = bootstrap_interval(np.stack([evaluated.values[n] for n in names], axis=1), seed)
     out |= {f"low/{n}": float(v) for n, v in zip(names, low, strict=True)}
     out |= {f"high/{n}": float(v) for n, v in zip(names, high, strict=True)}
-    chance = test.chance(evaluated.ranks)
+    chance = chance_of(evaluated.ranks, protocol.metrics, protocol.ks)
     for name in names:
         out[f"chance/{name}"], out[f"chance_low/{name}"], out[f"chance_high/{name}"] = chance.interval(name)
     for row, other in rows.items():
-        out |= {f"{row}/{name}": value for name, value in other.means.items()}
-    out |= {f"ceiling/{name}": float(values.mean()) for name, values in test.oracle(evaluated.ranks).items()}
+        out |= {f"{row}/{name}": float(other[name].mean()) for name in names}
+    ceiling = measure(evaluated.ranks.oracle(), protocol.metrics, protocol.ks)
+    out |= {f"ceiling/{name}": float(values.mean()) for name, values in ceiling.items()}
 
     found = evaluated.ranks.found > 0
     out["share_with_a_hit"] = float(found.mean())
-    if test.requests.candidates is not None:
+    if width is not None:
         share = evaluated.ranks.found / np.maximum(evaluated.ranks.n_relevant, 1)
-        out[f"ceiling/recall_at_{test.requests.width}"] = float(share.mean())
-        if evaluated.items is not None:
-            listed = (test.requests.candidates >= 0).sum()
-            out["share_unscored"] = 1 - float((evaluated.items >= 0).sum() / max(listed, 1))
+        out[f"ceiling/recall_at_{width}"] = float(share.mean())
+        if evaluated.n_ranked is not None:
+            out["share_unscored"] = 1 - float(evaluated.n_ranked / max(evaluated.ranks.n_candidates.sum(), 1))
         if 0 < found.sum() < len(found):
             for name in names:
                 out[f"conditional/{name}"] = float(evaluated.values[name][found].mean())
                 out[f"conditional/chance/{name}"] = chance.interval(name, found)[0]
-                out[f"conditional/first_stage/{name}"] = float(rows["first_stage"].values[name][found].mean())
+                out[f"conditional/first_stage/{name}"] = float(rows["first_stage"][name][found].mean())
 
-    against = {"chance": chance.mean[primary]} | {r: rows[r].values[primary] for r in ("popularity", "first_stage")}
-    comparisons = {row: compare(evaluated.values[primary], v, seed) for row, v in against.items() if row != own}
+    against = {"chance": chance.mean[primary]} | {row: rows[row][primary] for row in COMPARED if row in rows}
+    values = evaluated.values[primary]
+    comparisons = {f"vs_{row}": compare(values, other, seed) for row, other in against.items() if row != own}
+    if "fused" in rows:
+        comparisons["fused_vs_first_stage"] = compare(rows["fused"][primary], rows["first_stage"][primary], seed)
     adjusted = holm([comparison.p_permutation for comparison in comparisons.values()])
-    for (row, comparison), p in zip(comparisons.items(), adjusted, strict=True):
-        out |= {f"vs_{row}/{statistic}": value for statistic, value in asdict(comparison).items()}
-        out[f"vs_{row}/p_holm"] = p
+    for (which, comparison), p in zip(comparisons.items(), adjusted, strict=True):
+        out |= {f"{which}/{statistic}": value for statistic, value in asdict(comparison).items()}
+        out[f"{which}/p_holm"] = p
     return {f"test/{name}": float(value) for name, value in out.items()}
 
 
@@ -88,7 +98,7 @@ def write_results(
     dataset: Dataset,
     test: Evaluator,
     evaluated: Evaluated,
-    rows: dict[str, Evaluated],
+    rows: Rows,
     metrics: Metrics,
 ) -> None:
     """metrics.json, per_request.parquet and predictions.parquet."""
@@ -101,10 +111,11 @@ def write_results(
         "n_candidates": ranks.n_candidates,
         "n_relevant": ranks.n_relevant,
         "found": ranks.found,
+        "tied": evaluated.tied,
         **evaluated.values,
     }
     for row, other in rows.items():
-        columns |= {f"{row}/{name}": values for name, values in other.values.items()}
+        columns |= {f"{row}/{name}": values for name, values in other.items()}
     write_parquet(folder / "per_request.parquet", pd.DataFrame(columns))
 
     assert evaluated.items is not None and evaluated.scores is not None

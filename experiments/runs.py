@@ -3,7 +3,7 @@
 config.yaml overrides.yaml environment.json [patch.diff]   how it was made
 curves.jsonl                                               every logged value as it came
 checkpoints/ (while training)  model/                      weights
-metrics.json cost.json per_request.parquet predictions.parquet
+metrics.json cost.json per_request.parquet predictions.parquet [untuned.parquet]
 manifest.json                                              written last: its existence means complete
 """
 
@@ -38,6 +38,7 @@ PACKAGES = (
     "torch transformers trl peft sentence-transformers FlagEmbedding mlflow hydra-core omegaconf scikit-learn pandas "
     "numpy scipy accelerate safetensors"
 ).split()
+STATE = ("*.pt", "*.pth", "training_args.bin", "complete")  # of a checkpoint: what only continuing needs
 
 
 class Run:
@@ -130,14 +131,25 @@ class Run:
         """What stands beside the weights: seconds, validation metrics, and what the model has seen."""
         return read_json(self.folder / "model" / "training.json")
 
-    def save_model(self, save: Callable[[Path], None], record: dict[str, Any]) -> None:
-        """Weights and the training's record, whole or not at all; the checkpoints are no longer needed."""
+    def save_model(self, save: Callable[[Path], None], record: dict[str, Any], keep: bool = False) -> None:
+        """Weights and the training's record, whole or not at all; `keep`: the checkpoints too."""
         partial = self.folder / "model.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         save(partial)
         write_json(partial / "training.json", record)
         partial.replace(self.folder / "model")
+        self.put_checkpoints_away(keep)
+
+    def put_checkpoints_away(self, keep: bool) -> None:
+        """To continue from they are no longer needed; with `keep` they stay as models, `<run>/checkpoint-*`, without
+        the optimizer's state, which is a pickle."""
+        for complete in list(self.checkpoints.glob("checkpoint-*/complete")) if keep else []:
+            checkpoint = complete.parent
+            for pattern in STATE:
+                for path in checkpoint.glob(pattern):
+                    path.unlink()
+            checkpoint.replace(self.folder / checkpoint.name)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def best_epoch(self, metric: str) -> float | None:

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from data.candidates import Prepared, prepare
 from data.dataset import Dataset, Relevance, Requests
 from data.errors import UserError
-from data.files import write_json
+from data.files import write_json, write_parquet
 from data.splits import Split
+from experiments import fusion
 from experiments.config import Experiment
 from experiments.curves import read_curves
 from experiments.diagnostics import Diagnosis, Undiagnosed
 from experiments.evaluation import Evaluator
-from experiments.findings import Finding, write_diagnosis
-from experiments.findings import labels as diagnosis_labels
 from experiments.metrics import NaNScores
-from experiments.results import labels, reference_rows, summarize, write_results
 from experiments.runs import Run
 from rerankers.base import Reranker, ScoreFn, missing
 
 log = logging.getLogger(__name__)
+UNTUNED = "untuned.parquet"  # each metric of each test request, of the model before its training
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,9 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
     reranker = experiment.reranker
     if run.trained:
         reranker.load(run.folder / "model", data.test.requests)
+        run.put_checkpoints_away(reranker.keeps_checkpoints)
         return reranker
+    score_untuned(experiment, run, data)
     run.begin_training()
 
     def record(values: dict[str, float], step: int) -> None:
@@ -131,29 +130,66 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
             reranker.fit(data.dataset, data.split, validate if reranker.trains else None, record)
         seconds = run.elapsed - diagnosis.seconds
         with experiment.clock("validate"):
-            valid = validated(reranker, data)
+            valid = validated(experiment, reranker, data)
     except NaNScores as error:
         diagnosis.broken(reranker, read_curves(run.folder), run.folder, error)
         raise
     with experiment.clock("diagnose"):
         findings = diagnosis.after(reranker, read_curves(run.folder))
+    reports = reranker.reports()
     if experiment.protocol.refit_on_validation and not reranker.files:
         before = run.elapsed
         with experiment.clock("refit"):
             reranker = _refit(experiment, run, data)
         seconds += run.elapsed - before
+        reports |= reranker.reports()
+    for name, content in reports.items():
+        write_json(run.folder / name, content)
     sizes = reranker.facts(data.test.requests.take(slice(0, 1))).get("parameters", (0, 0))
-    trained = {"seconds": seconds, "valid": valid, "diagnosis": findings, "parameters": [int(n) for n in sizes]}
-    run.save_model(reranker.save, trained | trained_on(experiment, data.dataset))
+    trained = {"seconds": seconds, "diagnosis": findings, "parameters": [int(n) for n in sizes]}
+    trained |= valid | trained_on(experiment, data.dataset)
+    run.save_model(reranker.save, trained, reranker.keeps_checkpoints)
     return reranker
 
 
-def validated(reranker: Reranker, data: Data) -> dict[str, float]:
-    """`valid/<metric>`; nothing without validation requests, or for scores made elsewhere."""
-    if not reranker.validates or not len(data.validation.requests):
-        return {}
-    means = data.validation(reranker.score, description="validating").means
-    return {f"valid/{name}": value for name, value in means.items()}
+def score_untuned(experiment: Experiment, run: Run, data: Data) -> None:
+    """The row `untuned`, once for a run, before its training: two models are never in memory at a time."""
+    reranker, path = experiment.reranker, run.folder / UNTUNED
+    if not reranker.trains or not reranker.trainer.num_train_epochs or path.exists():
+        return
+    if (untuned := reranker.untuned()) is None:
+        return
+    with experiment.clock("untuned"):
+        untuned.fit(data.dataset, data.split, None, lambda values, step: None)
+        write_parquet(path, pd.DataFrame(data.test(untuned.score, description="scoring untuned").values))
+
+
+def validated(experiment: Experiment, reranker: Reranker, data: Data) -> dict[str, Any]:
+    """What validation says of a model: `valid`, metric -> value, and `fusion_weight`, None without fusion. Nothing is
+    measured without validation requests, or for scores made elsewhere."""
+    protocol, validation = experiment.protocol, data.validation
+    weight = None if isinstance(protocol.fusion, str) else float(protocol.fusion)
+    if not reranker.validates or not len(validation.requests):
+        return {"valid": {}, "fusion_weight": weight}
+    chosen = protocol.fusion == "validation" and fusion.applies(reranker, validation.requests)
+    score = fusion.Kept(reranker.score) if chosen else reranker.score
+    means = validation(score, description="validating").means
+    if isinstance(score, fusion.Kept):
+        weight = fusion.choose(validation, score.scores, protocol.primary)
+    return {"valid": {f"valid/{name}": value for name, value in means.items()}, "fusion_weight": weight}
+
+
+def validated_again(experiment: Experiment, reranker: Reranker, data: Data, record: dict[str, Any]) -> dict[str, Any]:
+    """The same for evaluate.py; a model refit on validation knows it, so what it was chosen by stays."""
+    if not record["refit_on_validation"]:
+        return validated(experiment, reranker, data)
+    weight = experiment.protocol.fusion
+    if weight == "validation" and (weight := record.get("fusion_weight")) is None:
+        raise UserError(
+            "protocol.fusion=validation has nothing to choose on, as the run's model was refit on validation; give "
+            "the weight itself, protocol.fusion=0.3"
+        )
+    return {"fusion_weight": None if weight == "none" else float(weight)}
 
 
 def trained_on(experiment: Experiment, dataset: Dataset) -> dict[str, object]:
@@ -175,81 +211,6 @@ def _refit(experiment: Experiment, run: Run, data: Data) -> Reranker:
     reranker = replace(experiment.reranker, trainer=trainer, checkpoints=run.checkpoints / "refit")
     reranker.fit(data.dataset, data.split.with_validation_in_train(), None, lambda values, step: None)
     return reranker
-
-
-def report(
-    experiment: Experiment,
-    folder: Path,
-    reranker: Reranker,
-    data: Data,
-    record: dict[str, Any],
-    notes: list[str],
-    diagnosis: Undiagnosed,
-) -> None:
-    """Evaluates on the test requests and writes every file of the run, the manifest last.
-
-    `record` is the training's own (`Run.training`); `notes` are further labels.
-    """
-    seconds = 0.0
-
-    def timed(requests: Requests) -> np.ndarray:
-        nonlocal seconds
-        started = time.perf_counter()
-        scores = reranker.score(requests)
-        seconds += time.perf_counter() - started
-        return scores
-
-    protocol, dataset = experiment.protocol, data.dataset
-    split = data.split.with_validation_in_train() if protocol.refit_on_validation else data.split
-    with experiment.clock("score and rank"):
-        evaluated = data.test(timed, keep=True)
-    with experiment.clock("references and tests"):
-        rows = reference_rows(dataset, split, data.test)
-        metrics = record["valid"] | summarize(evaluated, rows, data.test, protocol.primary, reranker.name)
-    with experiment.clock("write"):
-        write_results(folder, dataset, data.test, evaluated, rows, metrics)
-    known = record.get("diagnosis", [])
-    findings = diagnosis.conclude(known, metrics, list(evaluated.values), data.test.requests)
-    diagnosed = diagnosis_labels(findings or [Finding(**f) for f in known])  # the label stays in evaluate.py
-    if findings:
-        write_diagnosis(folder, findings)
-    trainable, total = record.get("parameters", (0, 0))
-    cost = {
-        "trainable_parameters": int(trainable),
-        "total_parameters": int(total),
-        "training_seconds": round(record["seconds"], 2),
-        "milliseconds_per_request": 1000 * seconds / len(data.test.requests),
-        "peak_memory_mb": experiment.clock.peak_memory_mb,
-        "device": device_name(),
-        "made_elsewhere": bool(reranker.files),
-        "stages": experiment.clock.stages,
-    }
-    write_json(folder / "cost.json", cost)
-    c = experiment.candidates
-    how = {"full": "the full catalogue", "file": "candidates from a file"}.get(c.mode, f"{c.mode} {c.size} candidates")
-    manifest = {
-        "dataset": dataset.name,
-        "reranker": reranker.name,
-        "retriever": "file" if c.mode == "file" else type(c.retriever).__name__,
-        "protocol": experiment.resolved["protocol"]["split"],
-        "candidates": how + (", history filtered" if protocol.filter_seen and c.mode in ("retrieved", "full") else ""),
-        "n_requests": len(data.test.requests),
-        "metrics": list(evaluated.values),
-        "primary": protocol.primary,
-        "seed": experiment.seed,
-        "labels": [
-            *labels(dataset, reranker, data.test.requests, c.labels, protocol),
-            *notes,
-            *diagnosed,
-        ],
-        "notes": [*dataset.provenance.notes, *data.split.notes],
-        "licence": dataset.provenance.licence,
-        "files_sha256": dataset.provenance.files,
-        "data_sha256": dataset.sha256,
-        "interactions_sha256": dataset.interactions_sha256,
-        "candidates_sha256": data.prepared.sha256,
-    }
-    write_json(folder / "manifest.json", manifest)
 
 
 def device_name() -> str:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from data.files import read_json
+from experiments.fusion import name_of
 from experiments.metrics import display
 
 ALPHA = 0.05
@@ -19,7 +21,10 @@ def show(folder: Path) -> dict[str, float]:
     """Prints table, cost, labels and sentence of a finished run; returns its metrics."""
     metrics, manifest, cost = (read_json(folder / f"{name}.json") for name in ("metrics", "manifest", "cost"))
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(table(metrics, manifest, intervals=console.width >= 100))
+    shown = table(metrics, manifest)
+    if Measurement.get(console, console.options.update(width=1000), shown).maximum > console.width:
+        shown = table(metrics, manifest, intervals=False)
+    console.print(shown)
     if manifest["labels"]:
         console.print("Note: " + "; ".join(manifest["labels"]) + ".", style="yellow")
     for line in (verdict(metrics, manifest, cost), costs(cost), f"Run folder: {folder}"):
@@ -30,10 +35,15 @@ def show(folder: Path) -> dict[str, float]:
 def table(metrics: dict[str, float], manifest: dict[str, Any], intervals: bool = True) -> Table:
     """`intervals=False` is for a narrow terminal; the sentence under the table and metrics.json still have them."""
     name = manifest["reranker"]
-    others = [("popularity", "popularity"), ("first_stage", f"first stage\n({manifest['retriever']})")]
-    others = [(key, label) for key, label in others if key != name]
-    ceilings = [("planted", "planted\nceiling"), ("ceiling", "perfect\norder")]
-    ceilings = [(key, label) for key, label in ceilings if f"test/{key}/{manifest['primary']}" in metrics]
+
+    def there(rows: dict[str, str]) -> list[tuple[str, str]]:
+        return [(key, label) for key, label in rows.items() if f"test/{key}/{manifest['primary']}" in metrics]
+
+    first = f"first stage\n({manifest['retriever']})"
+    others = {"popularity": prior(manifest), "first_stage": first, "untuned": "untuned"}
+    before = [row for row in there(others) if row[0] != name]
+    fused = f"fused\n{name_of(manifest['fusion_weight'])}" if manifest.get("fusion_weight") is not None else ""
+    after = there({"fused": fused, "planted": "planted\nceiling", "ceiling": "perfect\norder"})
     split = manifest["protocol"]["_target_"].rpartition(".")[2]
     title = f"{manifest['dataset']}, {split}, {manifest['n_requests']:,} test requests, {manifest['candidates']}"
     caption = "\\[95 % interval]; " if intervals else ""
@@ -47,7 +57,7 @@ def table(metrics: dict[str, float], manifest: dict[str, Any], intervals: bool =
         caption += f"; not shown, as they equal a row above: {', '.join(map(display, repeated))}"
     out = Table(title=title, caption=caption)
     out.add_column("metric", no_wrap=True)
-    for label in ("chance", *(label for _, label in others), name, *(label for _, label in ceilings)):
+    for label in ("chance", *(label for _, label in before), name, *(label for _, label in after)):
         out.add_column(label, justify="right", no_wrap=True)
     for metric in shown:
         m = f"test/{{}}/{metric}".format
@@ -55,16 +65,22 @@ def table(metrics: dict[str, float], manifest: dict[str, Any], intervals: bool =
         star = "*" if is_chance(metrics, metric) else ""
         around_chance = _interval(metrics, m("chance_low"), m("chance_high")) if intervals else ""
         cells = [f"{metrics[m('chance')]:.4f}{around_chance}"]
-        cells += [f"{metrics[m(key)]:.4f}" for key, _ in others]
+        cells += [f"{metrics[m(key)]:.4f}" for key, _ in before]
         cells.append(f"{value:.4f}{star}{_interval(metrics, m('low'), m('high')) if intervals else ''}")
-        cells += [f"{metrics[m(key)]:.4f}" for key, _ in ceilings]
+        cells += [f"{metrics[m(key)]:.4f}" for key, _ in after]
         out.add_row(display(metric), *cells, style="bold" if metric == manifest["primary"] else None)
     return out
 
 
+def prior(manifest: dict[str, Any]) -> str:
+    """What the row `popularity` is called: of passages it ranks by how often each was relevant in training."""
+    return "label prior" if manifest.get("kind") == "passages" else "popularity"
+
+
 def distinct(metrics: dict[str, float], names: list[str]) -> tuple[list[str], list[str]]:
     """With one relevant item a request, Hit = Recall, and at k = 1 all metrics agree: one row says it."""
-    rows = [row for row in ("chance", "first_stage", "popularity") if f"test/{row}/{names[0]}" in metrics]
+    known = ("chance", "first_stage", "popularity", "untuned", "fused")
+    rows = [row for row in known if f"test/{row}/{names[0]}" in metrics]
     seen: dict[tuple[float, ...], str] = {}
     for name in names:
         values = (metrics[f"test/{name}"], *(metrics[f"test/{row}/{name}"] for row in rows))
@@ -99,27 +115,32 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
             )
         )
     else:
-        parts.append(f"{name} {_against(metrics, 'chance', 'chance')}")
-    others = [("popularity", "popularity"), ("first_stage", f"the first stage ({manifest['retriever']})")]
-    parts += [_against(metrics, row, label) for row, label in others if row != name]
+        parts.append(f"{name} {_against(metrics, 'vs_chance', 'chance')}")
+    first = f"the first stage ({manifest['retriever']})"
+    others = {"vs_popularity": prior(manifest), "vs_first_stage": first, "vs_untuned": "the model before its training"}
+    parts += [_against(metrics, which, label) for which, label in others.items() if f"test/{which}/p_holm" in metrics]
+    if "test/fused_vs_first_stage/p_holm" in metrics:
+        against = _against(metrics, "fused_vs_first_stage", "the first stage")
+        parts.append(f"fused with it ({name_of(manifest['fusion_weight'])}) it {against}")
     tail = ""
     if name != "first_stage":
         smallest = metrics["test/vs_first_stage/smallest_difference"]
-        tail = f"; at {speed}; the smallest difference to it that this test set can show is {smallest:.4f}"
+        it = "the first stage" if {"test/vs_untuned/p_holm", "test/fused_vs_first_stage/p_holm"} & {*metrics} else "it"
+        tail = f"; at {speed}; the smallest difference to {it} that this test set can show is {smallest:.4f}"
     unscored = metrics.get("test/share_unscored", 0)
     only = f" (only {1 - unscored:.0%} of the candidates were scored; the others count as missed)" if unscored else ""
     text = f"{display(primary)}{only}: {parts[0]}; {'; '.join(parts[1:])}{tail}."
     if f"test/conditional/{primary}" in metrics and name != "first_stage":
-        own, first, chance = (metrics[f"test/conditional/{row}{primary}"] for row in ("", "first_stage/", "chance/"))
+        own, initial, chance = (metrics[f"test/conditional/{row}{primary}"] for row in ("", "first_stage/", "chance/"))
         text += (
             f" Where the first stage found the item ({metrics['test/share_with_a_hit']:.1%} of requests): "
-            f"{name} {own:.4f}, first stage {first:.4f}, chance {chance:.4f}."
+            f"{name} {own:.4f}, first stage {initial:.4f}, chance {chance:.4f}."
         )
     return text
 
 
-def _against(metrics: dict[str, float], row: str, label: str) -> str:
-    difference, low, high, p = (metrics[f"test/vs_{row}/{name}"] for name in ("difference", "low", "high", "p_holm"))
+def _against(metrics: dict[str, float], which: str, label: str) -> str:
+    difference, low, high, p = (metrics[f"test/{which}/{name}"] for name in ("difference", "low", "high", "p_holm"))
     size = f"{difference:+.4f} \\[{low:+.4f}, {high:+.4f}], Holm p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     if p >= ALPHA:
         return f"cannot be told from {label} ({size})"

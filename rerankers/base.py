@@ -106,6 +106,7 @@ class Reranker:
     order_sensitive: ClassVar[bool] = False  # may scores depend on the order of the candidates
     validates: ClassVar[bool] = True  # whether it can score validation requests
     trains: ClassVar[bool] = False  # whether `fit` trains by the trainer's arguments; if not, no validation is run
+    keeps_checkpoints: ClassVar[bool] = False  # whether `<run>/checkpoint-*` stay, without the optimizer's state
     redraws = True  # whether each epoch draws its training rows anew; the preflight overfits fixed ones
 
     def check(self, requests: Requests) -> None:
@@ -140,6 +141,14 @@ class Reranker:
 
     def load(self, folder: Path, requests: Requests) -> None:
         """Reads what `save` wrote; models of item ids map them onto the catalogue of `requests`."""
+
+    def untuned(self) -> Reranker | None:
+        """The same model as it was before training, for a row of its own; None where there is nothing to show."""
+        return None
+
+    def reports(self) -> dict[str, dict]:
+        """JSON documents that stand beside the run's own once it is trained: file name -> content."""
+        return {}
 
     def chance_loss(self, requests: Requests) -> float | None:
         """The training loss of a model that knows nothing, in nats; None without a loss."""

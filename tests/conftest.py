@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from data.dataset import Dataset, Ragged, Relevance, Requests
 from data.retrievers import EASE
 from data.sources.demo import Demo
 from data.splits import LeaveOneOut, Split
+from experiments.config import OWN
 from experiments.launch import ROOT
 
 SHARED = Path(os.environ.get("RERANK_SHARED_DATA", ROOT / ".." / "shared" / "data"))
@@ -42,6 +44,26 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
         base = [f"paths.root={root}", "tracking=none", *(SMALL if small else [])]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             return compose(name, [*base, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def passages(config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
+    """passages("a=b", ...) composes conf/train.yaml on made-up passages with a reranker of shared words."""
+    from tiny_passages import SharedWords
+
+    monkeypatch.setattr("experiments.config.OWN", (*OWN, "tiny_passages."))
+    monkeypatch.setattr(SharedWords, "fits", [])
+
+    def make(*overrides: str, **reranker: Any) -> DictConfig:
+        lists = ["candidates=sampled", "candidates/retriever=popularity", "candidates.size=12"]
+        words = ["protocol=query_folds", *lists, "reranker=random", "trainer.num_train_epochs=2", *overrides]
+        cfg = config(*words, small=False)
+        if cfg.reranker.name == "random":
+            cfg.reranker = {"_target_": "tiny_passages.SharedWords", "name": "shared_words", **reranker}
+        cfg.dataset = {"_target_": "tiny_passages.TinyPassages", "name": "tiny"}
+        return cfg
 
     return make
 
