@@ -51,9 +51,9 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
 @pytest.fixture
 def passages(config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
     """passages("a=b", ...) composes conf/train.yaml on made-up passages with a reranker of shared words."""
-    from tiny_passages import SharedWords
+    from tiny_queries import SharedWords
 
-    monkeypatch.setattr("experiments.config.OWN", (*OWN, "tiny_passages."))
+    monkeypatch.setattr("experiments.config.OWN", (*OWN, "tiny_queries."))
     monkeypatch.setattr(SharedWords, "fits", [])
 
     def make(*overrides: str, **reranker: Any) -> DictConfig:
@@ -61,8 +61,8 @@ def passages(config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch)
         words = ["protocol=query_folds", *lists, "reranker=random", "trainer.num_train_epochs=2", *overrides]
         cfg = config(*words, small=False)
         if cfg.reranker.name == "random":
-            cfg.reranker = {"_target_": "tiny_passages.SharedWords", "name": "shared_words", **reranker}
-        cfg.dataset = {"_target_": "tiny_passages.TinyPassages", "name": "tiny"}
+            cfg.reranker = {"_target_": "tiny_queries.SharedWords", "name": "shared_words", **reranker}
+        cfg.dataset = {"_target_": "tiny_queries.TinyPassages", "name": "tiny"}
         return cfg
 
     return make

@@ -38,6 +38,7 @@ def with_snippets(split: Split, catalog: Catalog, augment: Augment, seed: int) -
     def extended(phase: Phase) -> Phase:
         known = [*(phase.histories.row(r) for r in range(len(phase))), *items[:, None]]
         ids = np.append(phase.ids, -1 - np.arange(len(texts)))  # of no query
+        assert phase.queries is not None
         queries = np.append(phase.queries, np.array(texts, dtype=object))
         return Phase(ids, Ragged.from_rows(known), Ragged.empty(len(ids)), queries)
 

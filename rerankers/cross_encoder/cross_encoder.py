@@ -26,7 +26,7 @@ from data.retrievers import Retriever
 from data.splits import Split
 from data.text_retrievers import BM25, TfIdf
 from data.texts import check_item_text, item_texts, request_texts
-from rerankers.base import Log, Reranker, TrainerConfig, Validate
+from rerankers.base import Log, Reranker, Validate
 from rerankers.cross_encoder.augment import Augment, with_snippets
 from rerankers.cross_encoder.dev_metrics import dev_metrics
 from rerankers.cross_encoder.losses import LOSSES, chance_loss
@@ -143,8 +143,9 @@ class CrossEncoderReranker(Reranker):
         seed_everything(self.seed)
         if dataset.queries is not None:
             split = with_snippets(split, dataset.catalog, self.augment, self.seed)
-        own = [] if split.train.queries is None else split.train.queries
-        self.texts = [*item_texts(dataset.catalog, self.item_text), *map(str, own)]
+        self.texts = item_texts(dataset.catalog, self.item_text)
+        if split.train.queries is not None:
+            self.texts += map(str, split.train.queries)
         self.open_network()
         if self.untrained:
             return
@@ -189,26 +190,30 @@ class CrossEncoderReranker(Reranker):
         self.build(dataset, split)
         if self.untrained:
             return
-        self.weight_change = train_pairs(self, validate, log)
+        self.weight_change, self.used = train_pairs(self, validate, log)
         self.network.eval()
         self.dev_metrics = dev_metrics(self, dataset, split)
 
     def score(self, requests: Requests) -> np.ndarray:
         """Logits."""
-        catalog, candidates = requests.catalog, requests.candidates
-        texts = item_texts(catalog, self.item_text)
+        texts = item_texts(requests.catalog, self.item_text)
         scores = np.full((len(requests), requests.width), WORST, dtype=np.float32)
         step = max(1, PAIRS // max(1, requests.width))
         for start in bar(range(0, len(requests), step), "asking the model"):
             part = requests.take(slice(start, start + step))
-            listed = np.ones((len(part), requests.width), dtype=bool) if candidates is None else part.candidates >= 0
-            row, column = np.nonzero(listed)
-            items = column if part.candidates is None else part.candidates[row, column]
-            self.network.pairs.keep([texts[item] for item in np.unique(items)])
+            items = self.items(part)  # [R, N]
+            row, column = np.nonzero(items >= 0)
+            self.network.pairs.keep([texts[item] for item in np.unique(items[row, column])])
             queries = self.queries(part)
-            pairs = [(queries[r], texts[item]) for r, item in zip(row, items, strict=True)]
+            pairs = [(queries[r], texts[items[r, c]]) for r, c in zip(row, column, strict=True)]
             scores[start + row, column] = self.score_pairs(pairs)
         return scores
+
+    def items(self, requests: Requests) -> np.ndarray:
+        """[R, N] item rows, -1 padded."""
+        if requests.candidates is not None:
+            return requests.candidates
+        return np.broadcast_to(np.arange(requests.width), (len(requests), requests.width))
 
     def score_pairs(self, pairs: list[Pair]) -> np.ndarray:
         """[P] float32 logits."""
@@ -232,18 +237,18 @@ class CrossEncoderReranker(Reranker):
         """Of the best constant score: listwise ln of the group's size, bce the entropy of the weighted labels."""
         return chance_loss(self.loss, 1 + self.n_negatives, self.positive_weight)
 
-    def pairs_of(self, requests: Requests, row: int) -> list[Pair]:
-        texts, part = item_texts(requests.catalog, self.item_text), requests.take(slice(row, row + 1))
-        items = range(requests.width) if part.candidates is None else part.candidates[0][part.candidates[0] >= 0]
-        (query,) = self.queries(part)
-        return [(query, texts[item]) for item in items]
+    def pairs_of(self, requests: Requests) -> list[list[Pair]]:
+        """Of each request."""
+        texts, items = item_texts(requests.catalog, self.item_text), self.items(requests)
+        queries = self.queries(requests)
+        return [[(query, texts[item]) for item in row[row >= 0]] for query, row in zip(queries, items, strict=True)]
 
     def inputs(self, requests: Requests) -> list[str]:
         """The pairs of a request, a line each."""
         pairs = self.network.pairs
         out = []
-        for row in range(len(requests)):
-            batch = pairs.batch(pairs.of(self.pairs_of(requests, row)))
+        for own in self.pairs_of(requests):
+            batch = pairs.batch(pairs.of(own))
             lines = [ids[mask.bool()] for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
             out.append("\n".join(self.network.tokenizer.decode(ids) for ids in lines))
         return out
@@ -251,8 +256,7 @@ class CrossEncoderReranker(Reranker):
     def facts(self, requests: Requests) -> dict[str, np.ndarray]:
         pairs = self.network.pairs
         lengths, shortened = [], []
-        for row in range(len(requests)):
-            own = self.pairs_of(requests, row)
+        for own in self.pairs_of(requests):
             lengths.append(max((pairs.length(parts) for parts in pairs.of(own)), default=0))
             shortened.append(bool(pairs.shortened(own).any()))
         out = training_facts(self, self.network)
@@ -264,9 +268,8 @@ class CrossEncoderReranker(Reranker):
         """training_info.json and dev_metrics.json of the run folder."""
         if not hasattr(self, "dev_metrics"):
             return {}
-        used: TrainerConfig = self.used
         settings = {k: v for k, v in asdict(self).items() if k not in ("trainer", "checkpoints")}
-        batch, steps = used.per_device_train_batch_size, used.gradient_accumulation_steps
+        batch, steps = self.used.per_device_train_batch_size, self.used.gradient_accumulation_steps
         info = {
             "reranker": settings,
             "trainer": asdict(self.trainer),

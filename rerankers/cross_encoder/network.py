@@ -59,6 +59,7 @@ class Scratch:
     def save(self, folder: Path, texts: Sequence[str], max_length: int) -> None:
         """Writes a random model and the tokenizer of `texts` as a folder of the hub's layout."""
         tokenizer = word_tokenizer(texts, self.vocab_size, SPECIAL, lower=True)
+        more: Any = {"num_labels": 1}
         config = XLMRobertaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.hidden_size,
@@ -68,10 +69,10 @@ class Scratch:
             initializer_range=self.initializer_range,
             max_position_embeddings=max_length + 2,  # XLM-R's positions begin after the padding's
             type_vocab_size=2,  # query and text, which large ones tell apart by the separator
-            num_labels=1,
             bos_token_id=0,
             pad_token_id=1,
             eos_token_id=2,
+            **more,
         )
         model: Any = XLMRobertaForSequenceClassification(config)
         # A word looks at its twin in the other text from the start: equal words are alike wherever they stand, and
@@ -145,7 +146,7 @@ def scoring_in(network: PairEncoder, dtype: torch.dtype) -> Iterator[None]:
     """Weights in half precision but for the head, whose logits stay float32 (in bfloat16 they would tie); afterwards
     they are what they were, to the bit."""
     network.eval()
-    model = network[0].model
+    model: Any = network[0].model
     if dtype == torch.float32:
         yield
         return

@@ -36,16 +36,16 @@ class PairTrainer(RankingEvaluation, CrossEncoderTrainer):  # type: ignore[misc]
         """The run folder says how the model was made."""
 
 
-def train_pairs(reranker: CrossEncoderReranker, validate: Validate | None, log: Log) -> float:
-    """Trains `reranker.network`; returns the weights' relative change. `reranker.used` is the batch that fitted."""
-    reranker.used = reranker.trainer
+def train_pairs(reranker: CrossEncoderReranker, validate: Validate | None, log: Log) -> tuple[float, TrainerConfig]:
+    """Trains `reranker.network`; returns the weights' relative change, and the settings with the batch that fitted."""
+    used = reranker.trainer
     while True:
         try:
-            return _train(reranker, validate, log)
+            return _train(reranker, used, validate, log), used
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            reranker.used = halved(reranker.used, error)
+            used = halved(used, error)
         reranker.open_network()  # as it was before training; a checkpoint takes its place where there is one
         free_memory()
 
@@ -67,14 +67,14 @@ def halved(used: TrainerConfig, error: BaseException) -> TrainerConfig:
     return replace(used, per_device_train_batch_size=smaller, gradient_accumulation_steps=more)
 
 
-def _train(reranker: CrossEncoderReranker, validate: Validate | None, log: Log) -> float:
+def _train(reranker: CrossEncoderReranker, used: TrainerConfig, validate: Validate | None, log: Log) -> float:
     half = reranker.half_precision
     settings = arguments(
         reranker,
         validate is not None,
         use_cpu=not torch.cuda.is_available(),
-        per_device_train_batch_size=reranker.used.per_device_train_batch_size,
-        gradient_accumulation_steps=reranker.used.gradient_accumulation_steps,
+        per_device_train_batch_size=used.per_device_train_batch_size,
+        gradient_accumulation_steps=used.gradient_accumulation_steps,
         **({half: True} if half else {}),
     )
     try:
