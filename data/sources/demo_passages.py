@@ -18,6 +18,7 @@ import unicodedata
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from random import Random
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from data.errors import UserError, in_range
 from data.sources.passages import Passage, PassageSource, Query, RawPassages, cleaned
 from data.tables import BadRows, Place
 
+GENERATED = Path("generated")
 FAMILY = 14  # passages of one kind in one town, of the 16 that four properties can make
 KINDS = "hotel bakery museum market library theatre garden school clinic cafe harbour station temple gallery bank gym"
 SYLLABLES = "Hoà Bình Đà Lạt Sơn Tây Hội Cần Thơ Vĩnh Phú Yên Mỹ Bến Hạ Hải Nghệ Thuỷ Lộc Ngãi Quế Đức Tiền Hậu"
@@ -112,45 +114,45 @@ class DemoPassages(PassageSource):
 
 
 def place(what: str, row: int) -> Place:
-    return Place(Path("generated"), f"{what} {row}")
+    return Place(GENERATED, f"{what} {row}")
 
 
 class World:
     """Families in a row; passage `row` belongs to family `row // FAMILY`."""
 
     def __init__(self, rng: np.random.Generator, n_passages: int) -> None:
-        self.rng, self.n_passages = rng, n_passages
+        self.n_passages = n_passages
+        self.dice = Random(int(rng.integers(2**63)))  # of single draws, much faster than NumPy
         n_families = -(-n_passages // FAMILY)
         kinds, syllables = KINDS.split(), SYLLABLES.split()
         towns = [f"{a} {b}" for a, b in product(syllables, syllables) if a != b]
         chosen = rng.choice(len(kinds) * len(towns), n_families, replace=False)
         self.kind = [kinds[c % len(kinds)] for c in chosen]
         self.town = [towns[c // len(kinds)] for c in chosen]
-        self.properties = np.argsort(rng.random((n_families, len(WORDS))), axis=1)[:, :4]  # of each family
+        self.properties = np.argsort(rng.random((n_families, len(WORDS))), axis=1)[:, :4].tolist()  # of each family
         sides = np.array(list(product((0, 1), repeat=4)))  # [16, 4]
         of_family = np.argsort(rng.random((n_families, len(sides))), axis=1)[:, :FAMILY]
-        self.sides = sides[of_family].reshape(-1, 4)[:n_passages]  # [P, 4] which value of each property
+        self.sides = sides[of_family].reshape(-1, 4)[:n_passages].tolist()  # [P, 4] which value
 
     def passage(self, row: int) -> str:
         family = row // FAMILY
-        pairs = zip(self.properties[family], self.sides[row], strict=True)
-        words = self.rng.permutation([WORDS[p][side][0] for p, side in pairs])
-        form = DESCRIPTIONS[self.rng.integers(len(DESCRIPTIONS))]
-        more = MORE[self.rng.integers(len(MORE))]
+        words = [WORDS[p][side][0] for p, side in zip(self.properties[family], self.sides[row], strict=True)]
+        self.dice.shuffle(words)
+        form, more = self.dice.choice(DESCRIPTIONS), self.dice.choice(MORE)
         return form.format(*words, kind=self.kind[family], town=self._written(family), more=more)
 
-    def query(self, own_words: float) -> tuple[str, np.ndarray]:
+    def query(self, own_words: float) -> tuple[str, list[int]]:
         """A text, and the rows of the passages that are relevant to it: one or two."""
-        target = int(self.rng.integers(self.n_passages))
+        target = self.dice.randrange(self.n_passages)
         family = target // FAMILY
-        asked = self.rng.permutation(4)[:3]
-        other = self.rng.random(3) >= own_words
-        properties = self.properties[family, asked]
-        words = [WORDS[p][self.sides[target, a]][int(o)] for p, a, o in zip(properties, asked, other, strict=True)]
-        form = QUESTIONS[self.rng.integers(len(QUESTIONS))]
-        text = form.format(*words, kind=self.kind[family], town=self._written(family))
-        rows = np.arange(family * FAMILY, min((family + 1) * FAMILY, self.n_passages))
-        return text, rows[(self.sides[rows][:, asked] == self.sides[target, asked]).all(axis=1)]
+        asked = self.dice.sample(range(4), 3)
+        words = []
+        for a in asked:
+            own, other = WORDS[self.properties[family][a]][self.sides[target][a]]
+            words.append(own if self.dice.random() < own_words else other)
+        text = self.dice.choice(QUESTIONS).format(*words, kind=self.kind[family], town=self._written(family))
+        rows = range(family * FAMILY, min((family + 1) * FAMILY, self.n_passages))
+        return text, [row for row in rows if all(self.sides[row][a] == self.sides[target][a] for a in asked)]
 
     def _written(self, family: int) -> str:
-        return unicodedata.normalize(("NFC", "NFD")[self.rng.integers(2)], self.town[family])
+        return unicodedata.normalize(self.dice.choice(("NFC", "NFD")), self.town[family])
