@@ -3,45 +3,65 @@
 python train.py                                             # bert4rec on the demo data
 python train.py dataset=ml_100k reranker=bert4rec candidates=full
 python train.py -m reranker=popularity,bert4rec seed=0,1,2  # a sweep
+python train.py protocol=query_folds dataset=proptit        # each fold a run, then all queries in one table
 python train.py check=true                                  # seconds of checks before hours are spent
 python train.py --cfg job                                   # every key and its value
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
 from experiments.launch import job, launch
 
+if TYPE_CHECKING:
+    from data.dataset import Dataset
+    from experiments.config import Experiment
+
 
 def train(cfg: DictConfig) -> dict[str, float]:
-    """One run, from config to table; returns its metrics."""
-    from experiments import stages
+    """From config to table; returns the run's metrics, or those of all folds pooled."""
+    from experiments import folds, stages
     from experiments.config import configure
     from experiments.findings import show_diagnosis
     from experiments.preflight import preflight
-    from experiments.report import report
-    from experiments.runs import Run
     from experiments.summary import show
 
     experiment = configure(cfg)  # everything is checked before any data is read
     dataset = stages.load(experiment)
+    several = folds.several(experiment)
     if experiment.check:
-        preflight(experiment, stages.open_data(experiment, dataset))
+        one = folds.fold_of(cfg, 0) if several else experiment
+        preflight(one, stages.open_data(one, dataset))
         return {}
+    folder = folds.pooled(cfg, experiment, dataset, run_one) if several else run_one(experiment, dataset)
+    metrics = show(folder)
+    show_diagnosis(folder, experiment.diagnose)
+    return metrics
+
+
+def run_one(experiment: Experiment, dataset: Dataset) -> Path:
+    """One run, unless it is finished; returns its folder."""
+    from experiments import stages
+    from experiments.report import report
+    from experiments.runs import Run
+
     run = Run(experiment.root / "runs" / experiment.name(dataset))
     with run.lock(experiment.root):
         if run.complete and not experiment.force:
             other = "" if run.same_code else ", made by another version of the code"
-            print(f"{run.folder.name} is finished already{other}; here is its table again (force=true redoes it).")
+            print(f"{run.folder.name} is finished already{other} (force=true redoes it).")
         else:
             data = stages.open_data(experiment, dataset)  # split, candidates, evaluators
             diagnosis = stages.diagnosis_of(experiment, data)
             with run.start(experiment.resolved, experiment.force, experiment.tracker):
                 reranker = stages.fit(experiment, run, data, diagnosis)
                 report(experiment, run.folder, reranker, data, run.training, [], diagnosis)
-    metrics = show(run.folder)
-    show_diagnosis(run.folder, experiment.diagnose)
-    return metrics
+    return run.folder
 
 
 if __name__ == "__main__":

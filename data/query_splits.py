@@ -40,7 +40,7 @@ class QueryFolds:
 
     def split(self, dataset: Dataset) -> Split:
         if self.fold is None:
-            raise ValueError("one fold at a time is split")
+            raise UserError(f"this command takes one fold at a time; give protocol.fold=0, or up to {self.folds - 1}")
         check_queries(dataset)
         rng = np.random.default_rng(self.seed)
         groups, notes = texts(dataset), [f"fold {self.fold} of {self.folds} is the test"]

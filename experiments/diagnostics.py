@@ -72,8 +72,7 @@ class Diagnosis(Undiagnosed):
 
     @property
     def trained(self) -> bool:
-        reranker = self.experiment.reranker
-        return reranker.trains and reranker.trainer.num_train_epochs > 0
+        return is_trained(self.experiment.reranker)
 
     @contextmanager
     def before(self, reranker: Reranker) -> Iterator[None]:
@@ -254,11 +253,21 @@ class Diagnosis(Undiagnosed):
         self, record: list[dict[str, str]], metrics: dict[str, float], names: list[str], requests: Requests
     ) -> list[Finding]:
         """11, beside what was found when the model was trained (`record`)."""
-        findings = [Finding(**finding) for finding in record]
-        primary = self.experiment.protocol.primary
-        how = f"{requests.width:,} candidates" if requests.candidates is not None else "the whole catalogue"
-        names, _ = distinct(metrics, names)
-        mild = not self.trained  # of a baseline or zero-shot model, luck is no failure of a training
-        findings.append(score_checks.against_chance(metrics, names, primary, how, mild))
-        first = score_checks.against_first_stage(metrics, names, primary, mild)
-        return findings if first is None else [*findings, first]
+        width = None if requests.candidates is None else requests.width
+        return [*(Finding(**finding) for finding in record), *against_rows(metrics, names, self.experiment, width)]
+
+
+def is_trained(reranker: Reranker) -> bool:
+    return reranker.trains and reranker.trainer.num_train_epochs > 0
+
+
+def against_rows(
+    metrics: dict[str, float], names: list[str], experiment: Experiment, width: int | None
+) -> list[Finding]:
+    """11: the test metrics against chance and first stage, among `width` candidates or the whole catalogue."""
+    primary = experiment.protocol.primary
+    how = "the whole catalogue" if width is None else f"{width:,} candidates"
+    names, _ = distinct(metrics, names)
+    mild = not is_trained(experiment.reranker)  # of a baseline or zero-shot model, luck is no failure of a training
+    first = score_checks.against_first_stage(metrics, names, primary, mild)
+    return [score_checks.against_chance(metrics, names, primary, how, mild), *([first] if first else [])]

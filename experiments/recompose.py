@@ -18,20 +18,24 @@ FIXED = ("reranker", "reranker.name", "reranker.path", "tuned", "trainer", "seed
 
 def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
     """`run=X a=1` becomes the stored overrides of run X, less those given again, then `run=<folder> a=1`."""
-    from experiments.runs import find_run  # heavy
+    from experiments.find_run import find_run, newest, options
 
     values = dict(word.partition("=")[::2] for word in arguments if "=" in word and not word.startswith("-"))
     if "run" not in values or {"--help", "-h"} & set(arguments):
         return arguments
     if {"-m", "--multirun"} & set(arguments):
         raise UserError("this command takes one run at a time; call it once for each")
+    root = Path(values.get("paths.root", ROOT)).expanduser().resolve()
+    asked = {group: values[group] for group in ("reranker", "dataset") if group in values}
+    folder = newest(root, **asked) if values["run"] == "latest" else find_run(root, values["run"])
+    of_the_run = [group for group, option in asked.items() if option in options(folder, group)]
+    for group in of_the_run:  # it only says which run; the run's own settings of it stay
+        del values[group]
     for key in values:
         if key in FIXED or key.startswith("trainer.") or (key.startswith("reranker.") and key not in ASKED):
             raise UserError(
                 f"{key}= belongs to the training of the run and cannot change now; train again with train.py"
             )
-    root = Path(values.get("paths.root", ROOT)).expanduser().resolve()
-    folder = find_run(root, values["run"])
     stored = [str(word) for word in OmegaConf.load(folder / "overrides.yaml")]
     new_groups = tuple(f"{key}." for key in values if "." not in key)  # dataset=other drops the old dataset.path=
     kept = [
@@ -39,4 +43,5 @@ def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
         for word in stored
         if (key := word.partition("=")[0].lstrip("+~")) not in values and not key.startswith(new_groups)
     ]
-    return ["hydra.mode=RUN", *kept, *(word for word in arguments if not word.startswith("run=")), f"run={folder}"]
+    dropped = tuple(f"{group}=" for group in ("run", *of_the_run))
+    return ["hydra.mode=RUN", *kept, *(word for word in arguments if not word.startswith(dropped)), f"run={folder}"]

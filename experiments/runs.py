@@ -28,7 +28,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from data.dataset import sha256
-from data.errors import UserError
 from data.files import read_json, write_atomically, write_json
 from experiments.curves import read_curves
 from experiments.launch import ROOT
@@ -75,6 +74,9 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
         overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        if (fold := resolved["protocol"].get("fold")) is not None:  # the command may have named none: all of them
+            overrides = [word for word in overrides if not word.startswith("protocol.fold=")]
+            overrides.append(f"protocol.fold={fold}")
         write_atomically(self.folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
         environment, diff = describe_environment()
         write_json(self.folder / "environment.json", environment)
@@ -161,25 +163,6 @@ def code_sha256() -> str:
     """Of the project's own Python files, committed or not."""
     files = [*(path for room in ("data", "rerankers", "experiments") for path in (ROOT / room).rglob("*.py"))]
     return sha256(*(path.read_bytes() for path in sorted(files)))
-
-
-def find_run(root: Path, name: str) -> Path:
-    """A run folder by path, by its name in `<root>/runs`, by MLflow run id, or `latest` = the newest finished one."""
-    finished = sorted(root.glob("runs/*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    if name == "latest":
-        if not finished:
-            raise UserError(f"run=latest: {root / 'runs'} has no finished run; train one with python train.py")
-        return finished[-1].parent
-    for folder in (Path(name).expanduser(), root / "runs" / name):
-        if (folder / "manifest.json").exists():
-            return folder.resolve()
-        if (folder / "config.yaml").exists():
-            raise UserError(f"run={name} is not finished; repeat its train.py command to continue it")
-    for manifest in finished:
-        mirror = manifest.parent / "mlflow.json"
-        if mirror.exists() and read_json(mirror)["run_id"] == name:
-            return manifest.parent
-    raise UserError(f"run={name} is no run folder, no name in {root / 'runs'} and no MLflow run id of one")
 
 
 def describe_environment() -> tuple[dict[str, Any], str]:

@@ -1,0 +1,70 @@
+"""Which finished run is meant: a folder, its name, an MLflow run id, or the newest of a reranker and a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from data.errors import UserError
+from data.files import read_json
+
+
+def find_run(root: Path, name: str) -> Path:
+    """A run folder by path, by its name in `<root>/runs` or by MLflow run id. It must have a model."""
+    for folder in (Path(name).expanduser(), root / "runs" / name):
+        if (folder / "manifest.json").exists():
+            return with_a_model(folder.resolve(), name)
+        if (folder / "config.yaml").exists():
+            raise UserError(f"run={name} is not finished; repeat its train.py command to continue it")
+    for folder in finished(root):
+        mirror = folder / "mlflow.json"
+        if mirror.exists() and read_json(mirror)["run_id"] == name:
+            return with_a_model(folder, name)
+    raise UserError(f"run={name} is no run folder, no name in {root / 'runs'} and no MLflow run id of one")
+
+
+def newest(root: Path, reranker: str | None = None, dataset: str | None = None) -> Path:
+    """`run=latest`: the newest finished run that has a model, of the reranker, and on the dataset if there is one."""
+    runs = [folder for folder in finished(root) if not folds_of(folder)]
+    of_reranker = [folder for folder in runs if reranker is None or reranker in options(folder, "reranker")]
+    on_dataset = [folder for folder in of_reranker if dataset is None or dataset in options(folder, "dataset")]
+    if on_dataset:
+        return on_dataset[-1]
+    if of_reranker:
+        folder = of_reranker[-1]
+        other = read_json(folder / "manifest.json")["dataset"]
+        print(f"no finished run on dataset={dataset}; the newest, {folder.name}, was trained on {other}")
+        return folder
+    if reranker is None:
+        raise UserError(f"run=latest: {root / 'runs'} has no finished run; train one with python train.py")
+    command = f"python train.py reranker={reranker} dataset={dataset or '...'}"
+    raise UserError(
+        f"there is no finished run of reranker={reranker}; train one with `{command}`, or rank with the pretrained "
+        "model as it is: the same with `trainer.num_train_epochs=0`"
+    )
+
+
+def finished(root: Path) -> list[Path]:
+    """The folders of all finished runs, the newest last."""
+    manifests = sorted(root.glob("runs/*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    return [path.parent for path in manifests]
+
+
+def options(folder: Path, group: str) -> set[str]:
+    """What a run's reranker or dataset is called: the option that was chosen, and its name in tables."""
+    words = [str(word) for word in OmegaConf.load(folder / "overrides.yaml")]
+    chosen = [word.partition("=")[2] for word in words if word.startswith(f"{group}=")]
+    return {read_json(folder / "manifest.json")[group], *chosen[-1:]}
+
+
+def folds_of(folder: Path) -> list[str]:
+    """The runs that a pool of folds is made of; nothing of an ordinary run."""
+    return list(read_json(folder / "manifest.json").get("folds", []))
+
+
+def with_a_model(folder: Path, name: str) -> Path:
+    if folds := folds_of(folder):
+        others = " or run=".join(folds)
+        raise UserError(f"run={name} pools {len(folds)} folds and has no model of its own; give run={others}")
+    return folder
