@@ -144,7 +144,7 @@ def test_evaluate_takes_the_runs_overrides_and_new_ones(tmp_path: Path) -> None:
     manifest = json.loads((evaluation / "manifest.json").read_text())
     assert manifest["candidates"] == "the full catalogue" and manifest["seed"] == 3
     assert json.loads((evaluation / "environment.json").read_text())["command"][0] == "evaluate.py"
-    for word in ("reranker=random", "reranker.path=x.csv", "seed=7", "trainer.learning_rate=1"):
+    for word in ("reranker.path=x.csv", "seed=7", "trainer.learning_rate=1"):
         with pytest.raises(UserError, match="belongs to the training of the run"):
             with_overrides_of_the_run([root, "run=latest", word])
     moved = with_overrides_of_the_run([root, "run=latest", "dataset=ml_100k"])

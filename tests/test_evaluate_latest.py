@@ -1,0 +1,97 @@
+"""run=latest: the newest finished run of a reranker and a dataset, and what is said when there is none."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, command
+
+from data.errors import UserError
+from experiments.recompose import with_overrides_of_the_run
+
+
+def finished(root: Path, name: str, age: int, *overrides: str, folds: tuple[str, ...] = ()) -> Path:
+    """A run folder as far as it is looked at: `<dataset>-<reranker>-<hash>`, finished `age` seconds ago."""
+    folder = root / "runs" / name
+    folder.mkdir(parents=True)
+    dataset, reranker, _ = name.split("-")
+    (folder / "overrides.yaml").write_text("\n".join(f"- {word}" for word in overrides) or "[]")
+    manifest = {"dataset": dataset, "reranker": reranker} | ({"folds": dict.fromkeys(folds)} if folds else {})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    os.utime(folder / "manifest.json", (1e9 - age, 1e9 - age))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    finished(tmp_path, "proptit-viranker-0", 50, "reranker=viranker_quick", "dataset=proptit", "dataset.path=/p")
+    finished(tmp_path, "proptit-viranker-1", 40, "reranker=viranker", "dataset=proptit", "reranker.seed=1")
+    finished(tmp_path, "xquad-viranker-2", 30, "reranker=viranker", "dataset=squad", "dataset.name=xquad")
+    finished(tmp_path, "demo-bert4rec-3", 20, "seed=3")
+    finished(tmp_path, "proptit-viranker-4", 10, "reranker=viranker", "dataset=proptit", folds=("a", "b"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "left"),
+    [
+        ([], "demo-bert4rec-3", ["seed=3"]),
+        (["reranker=viranker"], "xquad-viranker-2", ["reranker=viranker", "dataset=squad", "dataset.name=xquad"]),
+        (
+            ["reranker=viranker", "dataset=proptit"],
+            "proptit-viranker-1",
+            ["reranker=viranker", "dataset=proptit", "reranker.seed=1"],
+        ),
+        (
+            ["reranker=viranker_quick"],
+            "proptit-viranker-0",
+            ["reranker=viranker_quick", "dataset=proptit", "dataset.path=/p"],
+        ),
+        (["dataset=squad"], "xquad-viranker-2", ["reranker=viranker", "dataset=squad", "dataset.name=xquad"]),
+        (["dataset=demo", "candidates.size=9"], "demo-bert4rec-3", ["seed=3", "candidates.size=9"]),
+    ],
+)
+def test_the_newest_that_fits_with_its_own_settings(
+    asked: list[str], found: str, left: list[str], runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = with_overrides_of_the_run([f"paths.root={runs}", "run=latest", *asked])
+    assert words[-1] == f"run={runs / 'runs' / found}"
+    assert [word for word in words[:-1] if not word.startswith(("paths.root", "hydra."))] == left
+    assert capsys.readouterr().out == ""
+
+
+def test_on_another_dataset_it_says_which(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = with_overrides_of_the_run([f"paths.root={runs}", "run=latest", "reranker=viranker", "dataset=demo"])
+    assert words[-1].endswith("xquad-viranker-2") and "dataset=demo" in words
+    assert not [word for word in words if word.startswith("dataset.")], "the settings of the other dataset go"
+    assert "the newest, xquad-viranker-2, was trained on xquad" in capsys.readouterr().out
+
+
+def test_what_is_refused(runs: Path) -> None:
+    root = f"paths.root={runs}"
+    with pytest.raises(UserError) as raised:
+        with_overrides_of_the_run([root, "run=latest", "reranker=vip5", "dataset=proptit"])
+    for said in (
+        "no finished run of reranker=vip5",
+        "`python train.py reranker=vip5 dataset=proptit`",
+        "num_train_epochs=0",
+    ):
+        assert said in str(raised.value)
+    with pytest.raises(UserError, match="reranker= belongs to the training"):
+        with_overrides_of_the_run([root, "run=demo-bert4rec-3", "reranker=viranker"])
+    same = with_overrides_of_the_run([root, "run=proptit-viranker-1", "reranker=viranker"])
+    assert same.count("reranker=viranker") == 1 and "reranker.seed=1" in same
+    with pytest.raises(UserError, match="pools 2 folds"):
+        with_overrides_of_the_run([root, "run=proptit-viranker-4"])
+
+
+def test_the_command(tmp_path: Path) -> None:
+    root = [f"paths.root={tmp_path}", "tracking=none"]
+    assert command("train.py", "-m", "reranker=popularity,random", *root, *SMALL).returncode == 0
+    done = command("evaluate.py", *root, "run=latest", "reranker=popularity", "dataset=demo", "candidates.size=15")
+    assert done.returncode == 0, done.stderr
+    assert "popularity" in done.stdout and len(list(tmp_path.glob("runs/demo-popularity-*/evaluations/*"))) == 1
+    none = command("evaluate.py", *root, "run=latest", "reranker=sasrec")
+    assert none.returncode == 2 and "there is no finished run of reranker=sasrec" in none.stderr
+    assert none.stderr.count("\n") == 1
