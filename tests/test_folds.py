@@ -91,7 +91,7 @@ def test_the_pool_is_the_metrics_of_all_queries(
 def test_finished_folds_are_read_and_a_fold_is_an_ordinary_run(
     passages: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tiny_passages import SharedWords
+    from tiny_queries import SharedWords
 
     alone = [train(passages(f"protocol.fold={fold}")) for fold in (3, 1)]
     assert len(SharedWords.fits) == 4
@@ -138,7 +138,7 @@ def test_the_pool_has_the_worst_verdict_of_its_folds(
 
 
 def test_a_check_looks_at_the_first_fold(passages: Callable[..., Any], tmp_path: Path) -> None:
-    from tiny_passages import SharedWords
+    from tiny_queries import SharedWords
 
     assert train(passages("check=true")) == {}
     assert not (tmp_path / "runs").exists() and SharedWords.fits
