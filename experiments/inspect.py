@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rerankers.base import Reranker
 
 TOP, LAST = 5, 10  # candidates shown; items of a history
+MOST = 80  # characters of a passage
 TRIED = 200  # requests scored in the search for hits and misses
 
 
@@ -146,6 +147,8 @@ def show_request(reranker: "Reranker", scored: "Scored", row: int) -> None:
 
 def named(catalog: object, item: int) -> str:
     title, own = catalog.title[item], catalog.id[item]  # type: ignore[attr-defined]
+    words = " ".join(catalog.description[item].split())  # type: ignore[attr-defined]
+    title = title or (words if len(words) <= MOST else f"{words[:MOST]}...")
     return f"{title} [{own}]" if title else str(own)
 
 

@@ -99,7 +99,7 @@ def overfit(experiment: Experiment, data: Data, steps: int, folder: Path) -> tup
     reranker = replace(experiment.reranker, trainer=trainer, checkpoints=folder / str(steps))
     reranker.redraws = False
     train = data.split.train
-    learnable = np.flatnonzero(train.histories.lengths >= 2)
+    learnable = np.flatnonzero(train.histories.lengths >= (2 if train.queries is None else 1))
     rows = given.per_device_train_batch_size * given.gradient_accumulation_steps
     per_user = getattr(reranker, "rows_per_user", 1)
     users = learnable[chosen(len(learnable), math.ceil(rows / per_user), experiment.seed)]

@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from data.dataset import Requests
 from data.keys import PERMUTATIONS, keys
 from rerankers.letter.labels import LETTERS
-from rerankers.letter.prompt import Prompt
+from rerankers.letter.prompt import NOTHING, Prompt
 from rerankers.letter.rows import to_batch
 from rerankers.letter.trainer import candidate_logits
 from rerankers.training import device
@@ -28,7 +28,7 @@ class Asking:
 
     def __init__(self, reranker: LetterReranker) -> None:
         self.reranker = reranker
-        self.biases: dict[int, np.ndarray] = {}
+        self.biases: dict[tuple[int, bool], np.ndarray] = {}
 
     def prompts(self, requests: Requests) -> list[Prompt]:
         """One a request, with its candidates as presented."""
@@ -67,7 +67,7 @@ class Asking:
                 row, asked = questions[q]
                 values = own[: len(asked)]
                 if self.reranker.calibration == "content_free":
-                    values = log_softmax(values) - self.bias(len(asked))
+                    values = log_softmax(values) - self.bias(len(asked), requests.queries is not None)
                 out[row, asked] = log_softmax(values) if self.reranker.permutations > 1 else values
         return out
 
@@ -89,10 +89,12 @@ class Asking:
         logits = self.reranker.network(**batch, tokens=self.reranker.answer_tokens(n))
         return candidate_logits(logits, invariant).cpu().numpy()
 
-    def bias(self, n: int) -> np.ndarray:
-        """Log-probabilities of the labels after a prompt of which every item is "N/A" (CapCal, arXiv 2604.10150)."""
-        if n not in self.biases:
-            nothing = self.reranker.prompts.nothing
-            empty = self.reranker.prompts.render(np.array([nothing]), np.full(n, nothing))
-            self.biases[n] = log_softmax(self.logits([empty], n)[0])
-        return self.biases[n]
+    def bias(self, n: int, of_query: bool) -> np.ndarray:
+        """Log-probabilities of the labels after a prompt of which every item, or query, is "N/A" (CapCal, arXiv
+        2604.10150)."""
+        if (n, of_query) not in self.biases:
+            nothing = np.array([self.reranker.prompts.nothing])
+            history, query = (nothing[:0], NOTHING) if of_query else (nothing, None)
+            empty = self.reranker.prompts.render(history, nothing.repeat(n), query)
+            self.biases[n, of_query] = log_softmax(self.logits([empty], n)[0])
+        return self.biases[n, of_query]

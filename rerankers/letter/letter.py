@@ -127,7 +127,9 @@ class LetterReranker(Reranker):
     def build(self, dataset: Dataset, split: Split) -> None:
         seed_everything(self.seed)
         if self.init == "scratch":
-            self.tokenizer = self.scratch.tokenizer(item_texts(dataset.catalog, self.item_text), instructions())
+            texts = item_texts(dataset.catalog, self.item_text)
+            asked = [] if split.train.queries is None else list(split.train.queries)
+            self.tokenizer = self.scratch.tokenizer([*texts, *asked], instructions())
             self.network = self.scratch.model(len(self.tokenizer), self.max_length)
             add_answer_head(self.network)
         else:
@@ -136,10 +138,9 @@ class LetterReranker(Reranker):
                 self.network = self.lora.wrap(self.network)
         self._open(dataset.catalog)
         negatives = split.negatives(dataset.catalog, SHARE[self.negatives])
-        self.rows = LetterRows(split.train.histories, negatives, self)
+        self.rows = LetterRows(split.train, negatives, self)
         longest = np.argsort(-split.train.histories.lengths[self.rows.users], kind="stable")  # the fewest negatives
-        some = self.rows.draw(longest[:256].tolist())
-        cut = [self.prompts.render(some.histories.row(r), c).shortened for r, c in enumerate(some.candidates)]
+        cut = [prompt.shortened for prompt in self.rows.prompts(self.rows.draw(longest[:256].tolist()))]
         if any(cut):
             log_.info(
                 "%.0f %% of the longest prompts are shortened: reranker.max_item_length=%d, reranker.max_length=%d",
@@ -249,7 +250,9 @@ class LetterReranker(Reranker):
         rows = list(range(min(8, len(self.rows))))
         batch = self.rows([{"row": row} for row in rows])
         drawn = self.rows.draw(rows)
-        asked = Requests(self.catalog, np.arange(len(rows)), drawn.histories, candidates=drawn.candidates)
+        asked = Requests(
+            self.catalog, np.arange(len(rows)), drawn.histories, queries=drawn.queries, candidates=drawn.candidates
+        )
         last = batch["positions"][:, -1 if self.invariant else 0] + 1
         trained = [ids[:end].numpy() for ids, end in zip(batch["input_ids"], last, strict=True)]
         scored = [prompt.ids for prompt in Asking(self).prompts(asked)]
