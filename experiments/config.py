@@ -97,6 +97,11 @@ class Experiment:
     resolved: dict[str, Any]  # the config as plain values
     clock: Clock = field(default_factory=Clock)
 
+    @property
+    def trained(self) -> bool:
+        """Whether weights change in this run; a baseline has none, and a zero-shot model keeps them."""
+        return self.reranker.trains and self.reranker.trainer.num_train_epochs > 0
+
     def candidates_identity(self, dataset: Dataset) -> str:
         """Hash of all that the candidate file depends on."""
         protocol = self.resolved["protocol"]

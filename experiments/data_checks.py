@@ -78,11 +78,13 @@ def target_position(columns: np.ndarray, widths: np.ndarray, ordered: bool, lett
     return Finding(check, FAIL, evidence, "order leak: the place tells the answer; shuffle the candidates")
 
 
-def samples(n_rows: int, history_lengths: np.ndarray) -> Finding:
-    """7: how much there is to learn from."""
-    lengths = history_lengths
+def samples(n_rows: int, history_lengths: np.ndarray, n_queries: int | None = None) -> Finding:
+    """7: how much there is to learn from; `n_queries` trained on, None for recommendation."""
+    lengths, whose = history_lengths, "user" if n_queries is None else "query"
     evidence = f"{n_rows:,} training rows" if n_rows else "no training rows counted"
-    if lengths.any():
+    if n_queries is not None:
+        evidence += f" of {n_queries:,} queries"
+    elif lengths.any():
         low, middle, high = np.percentile(lengths, [0, 50, 100])
         evidence += f"; histories of {middle:.0f} items ({low:.0f} to {high:.0f})"
         if (empty := float((lengths == 0).mean())) > 0:
@@ -90,33 +92,37 @@ def samples(n_rows: int, history_lengths: np.ndarray) -> Finding:
             if empty > 0.5:
                 return Finding("samples", WARN, evidence, "most requests have no history; check the dataset's users")
     if 0 < n_rows < FEW_ROWS:
-        return Finding("samples", WARN, evidence, "too few to learn from; take more data or more rows of each user")
+        advice = f"too few to learn from; take more data or more rows of each {whose}"
+        return Finding("samples", WARN, evidence, advice)
     return Finding("samples", OK, evidence)
 
 
-def prompt_lengths(lengths: np.ndarray, shortened: np.ndarray) -> Finding:
+def prompt_lengths(lengths: np.ndarray, shortened: np.ndarray, passages: bool = False) -> Finding:
     """7: what is cut from a prompt cannot be learned from."""
     middle, high = np.percentile(lengths, [50, 100])
     evidence = f"prompts of {middle:.0f} tokens (at most {high:.0f}), {shortened.mean():.1%} shortened"
     if shortened.mean() <= 0.1:
         return Finding("prompt length", OK, evidence)
     advice = "raise reranker.max_item_length where items are cut, reranker.max_length where histories lose items"
+    if passages:
+        advice = "raise reranker.max_length, and reranker.max_item_length where there is one: passages are cut"
     return Finding("prompt length", WARN, evidence, advice)
 
 
-def candidate_diversity(candidates: np.ndarray, n_items: int) -> Finding:
+def candidate_diversity(candidates: np.ndarray, n_items: int, passages: bool = False) -> Finding:
     """7: lists [R, N] that are all the same, or repeat an item, are no lists of candidates."""
     ordered = np.sort(candidates, axis=1)
     repeats = float(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1).mean())
     different, used = len(np.unique(ordered, axis=0)), len(np.unique(ordered[ordered >= 0]))
-    evidence = f"{used:,} of {n_items:,} items in {different:,} different lists of {len(candidates):,}"
+    what, who, advice = "items", "request", "is the first stage personal?"
+    if passages:
+        what, who, advice = "passages", "query", "does the first stage read the query?"
+    evidence = f"{used:,} of {n_items:,} {what} in {different:,} different lists of {len(candidates):,}"
     if repeats:
         evidence += f"; {repeats:.1%} list an item twice"
         return Finding("candidates", FAIL, evidence, "an item may stand in a list once: mend the candidate file")
     if different == 1 < len(candidates) and used < n_items:
-        return Finding(
-            "candidates", WARN, evidence, "every request ranks the same items: is the first stage personal?"
-        )
+        return Finding("candidates", WARN, evidence, f"every {who} ranks the same {what}: {advice}")
     return Finding("candidates", OK, evidence)
 
 

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,8 @@ from data.splits import Split
 from experiments import data_checks, evidence, score_checks, training_checks
 from experiments.config import Experiment
 from experiments.evaluation import Evaluator
-from experiments.findings import FAIL, INFO, Finding, raise_failed, show_findings, write_diagnosis
+from experiments.findings import FAIL, INFO, Finding, names, raise_failed, show_findings, write_diagnosis
 from experiments.significance import compare
-from experiments.summary import distinct
 from experiments.training_checks import Rate
 from rerankers.base import Reranker
 
@@ -69,10 +68,15 @@ class Diagnosis(Undiagnosed):
     seconds: float = 0.0  # of checks inside the training
     told: set[str] = field(default_factory=set)
     seen: list[float] = field(default_factory=list)  # logged losses
+    pinned: tuple[float, float] | None = None  # the loss at the end and chance, if it is no better
 
     @property
     def trained(self) -> bool:
-        return is_trained(self.experiment.reranker)
+        return self.experiment.trained
+
+    @property
+    def passages(self) -> bool:
+        return self.dataset.kind == "passages"
 
     @contextmanager
     def before(self, reranker: Reranker) -> Iterator[None]:
@@ -106,9 +110,10 @@ class Diagnosis(Undiagnosed):
         if "parameters" in facts:
             found.append(data_checks.trainable(facts["parameters"], self.trained))
         n_rows = int(facts.get("training_rows", [len(self.split.train)])[0])
-        found.append(data_checks.samples(n_rows, part.requests.histories.lengths))
+        n_queries = len(self.split.train) if self.passages else None
+        found.append(data_checks.samples(n_rows, part.requests.histories.lengths, n_queries))
         if "prompt_lengths" in facts:
-            found.append(data_checks.prompt_lengths(facts["prompt_lengths"], facts["shortened"]))
+            found.append(data_checks.prompt_lengths(facts["prompt_lengths"], facts["shortened"], self.passages))
         if letters:
             found.append(data_checks.labels_found(facts["label_ids"], part.requests.width))
         if "trained_prompt" in facts:
@@ -118,7 +123,8 @@ class Diagnosis(Undiagnosed):
             places = {name: evidence.targets(p.requests, p.relevance) for name, p in phases.items()}
             shares = {name: len(rows) / len(phases[name].requests) for name, (_, _, rows) in places.items()}
             found.append(data_checks.target_listed(shares, candidates.mode))
-            found.append(data_checks.candidate_diversity(part.requests.candidates, len(self.dataset.catalog)))
+            n_items = len(self.dataset.catalog)
+            found.append(data_checks.candidate_diversity(part.requests.candidates, n_items, self.passages))
             columns, lengths = (np.concatenate([place[i] for place in places.values()]) for i in (0, 1))
             ordered = candidates.presentation == "first_stage"
             if len(columns):
@@ -200,12 +206,15 @@ class Diagnosis(Undiagnosed):
                 listed = curve.name == LOSSES[0] or abs(chance - math.log(requests.width)) < 1e-6
                 n = round(math.exp(chance)) if listed and requests.candidates is not None else None
                 found.append(training_checks.loss_level(curve, chance, n, rate))
+                self.pinned = training_checks.pinned(curve, chance)
             found.append(training_checks.loss_curve(curve, chance, rate))
         facts = reranker.facts(requests.take(slice(0, 1)))
         if "weight_change" in facts:
             found.append(training_checks.weights_moved(float(facts["weight_change"][0]), rate))
         if (norms := evidence.curve(points, "grad_norm")) is not None:
             found.append(training_checks.gradients(norms.value, reranker.trainer.max_grad_norm, rate))
+        if "dev_metrics" in facts:
+            found.append(training_checks.dev_pairs(facts["dev_metrics"], rate))
 
     def after_training(self, reranker: Reranker) -> list[Finding]:
         """4, 9, 10, 12 and 13, on a seeded choice of validation requests, and 1 and 2 on these."""
@@ -216,9 +225,16 @@ class Diagnosis(Undiagnosed):
         logits = reranker.chance_loss(requests) is not None
         _, low, high = scored.evaluator.chance(scored.evaluated.ranks).interval(primary)
         value = scored.evaluated.means[primary]
+        found = []
+        moved = "weights" not in names(self.findings, FAIL)
+        if self.pinned and moved and spread < score_checks.ALIKE:
+            found.append(score_checks.collapse(spread, *self.pinned, self.rate(reranker)))
+            self.findings[:] = [  # one advice, not two
+                replace(f, advice=found[0].advice) if f.check.startswith("loss") and f.verdict == FAIL else f
+                for f in self.findings
+            ]
         advice = self.rate(reranker).advice(faster=True)  # or what the failed loss asks for
         advice = next((f.advice for f in self.findings if f.check.startswith("loss") and f.verdict == FAIL), advice)
-        found = []
         if self.trained:
             falls = any(f.check == "loss curve" and f.verdict not in (FAIL, INFO) for f in self.findings)
             loss = scored.loss if logits else None
@@ -239,7 +255,7 @@ class Diagnosis(Undiagnosed):
             found.append(score_checks.predicted_position(best, widths, self.trained))
             under = evidence.under_orders(reranker, scored, primary)
             found.append(score_checks.order_sensitivity(primary, *under, self.trained))
-        if self.trained and self.dataset.kind == "recommendation":
+        if self.trained and not self.passages:
             size = 50 if requests.candidates is None else requests.width
             asked = evidence.last_items(self.dataset, self.split, whole, size, n)
             if asked is not None:
@@ -254,20 +270,6 @@ class Diagnosis(Undiagnosed):
     ) -> list[Finding]:
         """11, beside what was found when the model was trained (`record`)."""
         width = None if requests.candidates is None else requests.width
-        return [*(Finding(**finding) for finding in record), *against_rows(metrics, names, self.experiment, width)]
-
-
-def is_trained(reranker: Reranker) -> bool:
-    return reranker.trains and reranker.trainer.num_train_epochs > 0
-
-
-def against_rows(
-    metrics: dict[str, float], names: list[str], experiment: Experiment, width: int | None
-) -> list[Finding]:
-    """11: the test metrics against chance and first stage, among `width` candidates or the whole catalogue."""
-    primary = experiment.protocol.primary
-    how = "the whole catalogue" if width is None else f"{width:,} candidates"
-    names, _ = distinct(metrics, names)
-    mild = not is_trained(experiment.reranker)  # of a baseline or zero-shot model, luck is no failure of a training
-    first = score_checks.against_first_stage(metrics, names, primary, mild)
-    return [score_checks.against_chance(metrics, names, primary, how, mild), *([first] if first else [])]
+        primary, mild = self.experiment.protocol.primary, not self.experiment.trained
+        again = score_checks.against_rows(metrics, names, primary, width, mild)
+        return [*(Finding(**finding) for finding in record), *again]

@@ -65,7 +65,9 @@ def show_diagnosis(folder: Path, diagnose: str) -> None:
     trained = read_json(folder / "cost.json")["total_parameters"] > 0
     show_findings(findings, "Diagnosis", everything=trained)
     failed = {finding.check: finding for finding in findings if finding.verdict == FAIL}
-    if cause := failed.get("weights") or failed.get("loss level"):  # what is seen first, and what follows from it
+    first = next((check for check in ("weights", "collapse", "loss level") if check in failed), None)
+    if first:  # what is seen first, and what follows from it
+        cause = failed[first]
         print(f"In short: {cause.evidence}. What to do: {cause.advice}.")
     if diagnose == "strict":
         raise_failed(findings, f"the run is whole, see {folder / 'diagnosis.json'}")

@@ -24,13 +24,13 @@ from data.dataset import Dataset, sha256
 from data.files import file_sha256, read_json, write_json, write_parquet
 from data.query_splits import QueryFolds
 from experiments.config import Experiment, configure
-from experiments.diagnostics import against_rows
 from experiments.evaluation import Evaluated
 from experiments.findings import FAIL, INFO, OK, WARN, Finding, read_diagnosis, write_diagnosis
 from experiments.findings import labels as diagnosis_labels
 from experiments.metrics import Ranks, display
 from experiments.results import Metrics, summarize
 from experiments.runs import Run
+from experiments.score_checks import against_rows
 
 WORSE = (INFO, OK, WARN, FAIL)
 
@@ -150,7 +150,8 @@ def pooled_findings(
     queries and luck would fail one."""
     if not all(found):
         return []
-    again = against_rows(metrics, manifest["metrics"], experiment, manifest["width"])
+    primary, mild = experiment.protocol.primary, not experiment.trained
+    again = against_rows(metrics, manifest["metrics"], primary, manifest["width"], mild)
     out = []
     for check in dict.fromkeys(finding.check for fold in found for finding in fold):
         if check in {finding.check for finding in again}:

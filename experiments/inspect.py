@@ -93,7 +93,8 @@ def rank_of_truth(scored: "Scored") -> "np.ndarray":
 def described(scored: "Scored", row: int, k: int) -> str:
     """Whose request it is, and how it went."""
     requests, rank = scored.requests, rank_of_truth(scored)[row]
-    who = "" if requests.names is None else f"user {requests.names[row]}: "
+    kind = "user" if requests.queries is None else "query"
+    who = "" if requests.names is None else f"{kind} {requests.names[row]}: "
     if rank == float("inf"):
         return f"{who}MISS, the truth is not among its {scored.listed[row].sum():,} candidates"
     where = f"ranked {rank:.0f} of {scored.listed[row].sum():,}"
@@ -114,6 +115,8 @@ def show_request(reranker: "Reranker", scored: "Scored", row: int) -> None:
     texts = reranker.inputs(requests)
     if texts:
         print(f"What it reads, between the lines:\n{'-' * 100}\n{texts[0]}\n{'-' * 100}")
+    elif requests.queries is not None:
+        print(f"Query: {requests.queries[0]}")
     else:
         history = requests.histories.row(0)
         print(f"History, the last {min(LAST, len(history))} of {len(history)} items, oldest first:")

@@ -82,7 +82,8 @@ def show_prompt(reranker: Reranker, requests: Requests) -> None:
 
 
 def overfit(experiment: Experiment, data: Data, steps: int, folder: Path) -> tuple[Reranker, Pilot]:
-    """Trains on one batch of users, again and again: no schedule, no evaluation, no checkpoint before the end."""
+    """Trains on one batch of users or queries, again and again: no schedule, no evaluation, no checkpoint before the
+    end."""
     given = experiment.reranker.trainer
     trainer = replace(
         given,

@@ -7,9 +7,10 @@ import numpy as np
 from experiments.data_checks import LARGE, SURE, against_uniform, place_name
 from experiments.findings import FAIL, INFO, OK, WARN, Finding
 from experiments.metrics import display
-from experiments.summary import ALPHA, is_chance
-from experiments.training_checks import ln
+from experiments.summary import ALPHA, distinct, is_chance
+from experiments.training_checks import Rate, ln
 
+ALIKE = 1e-3  # standard deviation of a request's scores below which they are one score
 UNIFORM = 0.97  # entropy of the predictions over that of a uniform one
 
 
@@ -95,6 +96,27 @@ def order_sensitivity(metric: str, values: np.ndarray, changed: float, noise: fl
         return Finding("order", OK, evidence)
     advice = "the order decides more than the items: reranker.permutations=5 averages it out, or train on"
     return Finding("order", WARN if trained else INFO, evidence, advice)
+
+
+def collapse(std: float, loss: float, chance: float, rate: Rate) -> Finding:
+    """4 and 1 together: the model answers the same, whatever it reads. `loss` and `chance` in nats."""
+    evidence = (
+        f"the loss is pinned at {loss:.3f}, where {ln(chance)} is chance, and the scores of a request are identical "
+        f"(standard deviation {std:.2g})"
+    )
+    others = "or another base model (reranker.model), or fewer or other negatives"
+    return Finding("collapse", FAIL, evidence, f"{rate.advice(faster=False)}, {others}")
+
+
+def against_rows(
+    metrics: dict[str, float], names: list[str], primary: str, width: int | None, mild: bool
+) -> list[Finding]:
+    """11: the test metrics against chance and first stage, among `width` candidates or the whole catalogue. `mild`: of
+    a baseline or a zero-shot model, of which luck is no failure of a training."""
+    names, _ = distinct(metrics, names)
+    how = "the whole catalogue" if width is None else f"{width:,} candidates"
+    first = against_first_stage(metrics, names, primary, mild)
+    return [against_chance(metrics, names, primary, how, mild), *([first] if first else [])]
 
 
 def against_chance(metrics: dict[str, float], names: list[str], primary: str, candidates: str, mild: bool) -> Finding:

@@ -16,7 +16,7 @@ from data.splits import Split
 from experiments import fusion
 from experiments.config import Experiment
 from experiments.curves import read_curves
-from experiments.diagnostics import Diagnosis, Undiagnosed, is_trained
+from experiments.diagnostics import Diagnosis, Undiagnosed
 from experiments.evaluation import Evaluator
 from experiments.metrics import NaNScores
 from experiments.runs import Run
@@ -155,7 +155,7 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
 def score_untuned(experiment: Experiment, run: Run, data: Data) -> None:
     """The row `untuned`, once for a run, before its training: two models are never in memory at a time."""
     reranker, path = experiment.reranker, run.folder / UNTUNED
-    if not is_trained(reranker) or path.exists():
+    if not experiment.trained or path.exists():
         return
     if (untuned := reranker.untuned()) is None:
         return

@@ -14,6 +14,7 @@ from experiments.significance import Comparison
 BANDS = {1.0: (2.5, 3.5), 4.0: (1.5, 2.5)}  # epoch -> the loss over 50 candidates that is usual then
 TUNED_RATES = (5e-5, 1e-4, 2e-4, 5e-4)  # of adapters and pretrained weights
 SCRATCH_RATES = (5e-4, 1e-3, 2e-3, 5e-3)  # of small models trained whole
+DEV_ACCURACY, DEV_MARGIN = 0.80, 0.40  # what a cross-encoder's development pairs should reach
 STILL = 1e-5  # relative movement of weights that is none
 
 
@@ -102,6 +103,30 @@ def loss_level(curve: Curve, chance: float, n_candidates: int | None, rate: Rate
     if not at_chance(last, chance, error):
         return Finding("loss level", OK, evidence)
     return Finding("loss level", FAIL, f"learned nothing: {evidence}", rate.advice(faster=last < 1.5 * chance))
+
+
+def pinned(curve: Curve, chance: float) -> tuple[float, float] | None:
+    """The loss at the end and `chance`, where the one has stayed at the other; above it, it has diverged."""
+    if len(curve.value) < 2 or not np.isfinite(curve.value).all():
+        return None
+    _, last, error = curve.ends
+    return (last, chance) if at_chance(last, chance, error) and last < 1.1 * chance else None
+
+
+def dev_pairs(measured: np.ndarray, rate: Rate) -> Finding:
+    """Does it tell relevant texts from others? Of development pairs with scores in [0, 1]: accuracy, mean score of
+    the relevant and of the others, margin between them."""
+    accuracy, positive, negative, margin = map(float, measured)
+    evidence = (
+        f"accuracy {accuracy:.3f} (target > {DEV_ACCURACY:.2f}), mean score {positive:.3f} of relevant texts and "
+        f"{negative:.3f} of others, margin {margin:.3f} (target > {DEV_MARGIN:.2f})"
+    )
+    if accuracy > DEV_ACCURACY and margin > DEV_MARGIN:
+        return Finding("dev pairs", OK, evidence)
+    advice = f"more trainer.num_train_epochs or training pairs, a pretrained model, or {rate.advice(faster=True)}"
+    if accuracy > DEV_ACCURACY:
+        advice = f"the order is right but the scores are close, which a threshold would feel: {advice}"
+    return Finding("dev pairs", WARN, evidence, advice)
 
 
 def loss_curve(curve: Curve, chance: float | None, rate: Rate) -> Finding:

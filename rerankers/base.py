@@ -164,7 +164,8 @@ class Reranker:
         parameters [trainable, total]; training_rows [1], rows of an epoch; weight_change [1], by training, relative;
         label_ids [N], token ids of the candidates' labels; prompt_lengths [R] in tokens, shortened [R] bool;
         trained_prompt and scored_prompt [K] int64, hashes of training prompts as trained and as scored;
-        target_columns and target_widths [K], where the target stands among how many candidates of some training rows.
+        target_columns and target_widths [K], where the target stands among how many candidates of some training rows;
+        dev_metrics [4] float, of development pairs: accuracy, mean score of the relevant and of the others, margin.
         """
         return {}
 

@@ -43,12 +43,13 @@ class ScoresFromFile(Reranker):
         run = lists_of(Path(self.path), "reranker.path", "test")
         if run is None:
             raise UserError(f"reranker.path={self.path} has no row with phase=test")
-        users = dataset.user_id[split.test.ids]
-        for what, given, known in (("user", run.requests, users), ("item", run.items, dataset.catalog.id)):
+        asked = dataset.user_id[split.test.ids]
+        users = "users" if dataset.queries is None else "queries"
+        for what, given, known in ((users, run.requests, asked), ("items", run.items, dataset.catalog.id)):
             if not np.isin(given, known).any():
                 raise UserError(
-                    f"{self.path} scores none of the {len(known):,} {what}s of {dataset.name} (it has {given[0]!r}, "
-                    f"the dataset {known[0]!r}); give the dataset's own {what} ids"
+                    f"{self.path} scores none of the {len(known):,} {what} of {dataset.name} (it has {given[0]!r}, "
+                    f"the dataset {known[0]!r}); give the dataset's own ids"
                 )
         self.requests, self.items = pd.Index(run.requests), pd.Index(run.items)
         pairs = run.row * len(run.items) + run.item
@@ -79,9 +80,10 @@ class ScoresFromFile(Reranker):
         """[R] the file's row of each request, -1 where it has none."""
         assert requests.names is not None
         user = self.requests.get_indexer(pd.Index(requests.names))
+        who = "user" if requests.queries is None else "query"
         if (user < 0).any() and self.missing_requests == "error":
             raise UserError(
-                f"{self.path} has no scores for user {requests.names[np.argmin(user)]} ({(user < 0).sum():,} of "
+                f"{self.path} has no scores for {who} {requests.names[np.argmin(user)]} ({(user < 0).sum():,} of "
                 f"{len(user):,}); score every request, or reranker.missing_requests=empty to count them as missed"
             )
         return user

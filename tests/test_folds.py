@@ -152,3 +152,16 @@ def test_a_pool_has_no_model(passages: Callable[..., Any], tmp_path: Path) -> No
     assert newest(tmp_path) == folds[1], "the newest that has a model"
     overrides = (folds[1] / "overrides.yaml").read_text()
     assert "protocol.fold=1" in overrides, "evaluate.py composes the config of the fold"
+
+
+def test_a_batch_holds_queries_with_one_passage(passages: Callable[..., Any]) -> None:
+    from tiny_passages import SharedWords
+
+    from experiments import stages
+    from experiments.config import configure
+    from experiments.preflight import overfit
+
+    experiment = configure(passages("protocol.fold=0", "trainer.per_device_train_batch_size=27"))
+    data = stages.open_data(experiment, stages.load(experiment))
+    overfit(experiment, data, 2, experiment.root)
+    assert SharedWords.fits[-1][1] == 27, "each has something to learn"

@@ -13,7 +13,7 @@ from data.errors import UserError
 from experiments import stages
 from experiments.config import configure
 from experiments.evidence import chosen, score, take
-from experiments.inspect import balanced, main, rank_of_truth, searched, show_request
+from experiments.inspect import balanced, described, main, rank_of_truth, searched, show_request
 
 
 def test_a_run_is_inspected(tmp_path: Path) -> None:
@@ -52,3 +52,18 @@ def test_the_newest_run_is_taken_where_none_is_named(tmp_path: Path, monkeypatch
     monkeypatch.setattr("sys.argv", ["inspect", f"paths.root={tmp_path}"])
     with pytest.raises(UserError, match="has no finished run"):
         main()
+
+
+def test_a_query_is_shown_with_the_words_of_its_passages(
+    passages: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = configure(passages("protocol.fold=0"))
+    data = stages.open_data(experiment, stages.load(experiment))
+    scored = score(experiment.reranker, data.test, keep=True)
+    assert described(scored, 0, 5).startswith("query q")
+    show_request(experiment.reranker, scored, 0)
+    shown = capsys.readouterr().out
+    assert f"Query: {data.test.requests.queries[0]}" in shown and "history" not in shown.lower()
+    truth = data.test.relevance.items.row(0)[0]
+    assert f"Truth: {data.dataset.catalog.description[truth][:20]}" in shown
+    assert f"[{data.dataset.catalog.id[truth]}]" in shown
