@@ -104,6 +104,7 @@ class Reranker:
 
     requires: ClassVar[tuple[str, ...]] = ()  # of KINDS; checked before anything is loaded
     order_sensitive: ClassVar[bool] = False  # may scores depend on the order of the candidates
+    pointwise: ClassVar[bool] = False  # a score is the logit of "relevant", whatever the other candidates are
     validates: ClassVar[bool] = True  # whether it can score validation requests
     trains: ClassVar[bool] = False  # whether `fit` trains by the trainer's arguments; if not, no validation is run
     keeps_checkpoints: ClassVar[bool] = False  # whether `<run>/checkpoint-*` stay, without the optimizer's state
@@ -141,6 +142,9 @@ class Reranker:
 
     def load(self, folder: Path, requests: Requests) -> None:
         """Reads what `save` wrote; models of item ids map them onto the catalogue of `requests`."""
+
+    def serve(self) -> None:
+        """After `load`, of an application that will only score: what training needs may be let go."""
 
     def untuned(self) -> Reranker | None:
         """The same model as it was before training, for a row of its own; None where there is nothing to show."""

@@ -30,7 +30,7 @@ from rerankers.base import Log, Reranker, Validate
 from rerankers.cross_encoder.augment import Augment, with_snippets
 from rerankers.cross_encoder.dev_metrics import dev_metrics
 from rerankers.cross_encoder.losses import LOSSES, chance_loss
-from rerankers.cross_encoder.network import PairEncoder, Scratch, load
+from rerankers.cross_encoder.network import PairEncoder, Scratch, convert, load
 from rerankers.cross_encoder.pairs import Pair
 from rerankers.cross_encoder.rows import PairRows
 from rerankers.cross_encoder.scoring import DTYPES, FlagScorer, score_pairs
@@ -66,6 +66,7 @@ class CrossEncoderReranker(Reranker):
     scratch: Scratch = field(default_factory=Scratch)
 
     requires: ClassVar[tuple[str, ...]] = ("text",)
+    pointwise: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     keeps_checkpoints: ClassVar[bool] = True
 
@@ -232,6 +233,10 @@ class CrossEncoderReranker(Reranker):
 
     def load(self, folder: Path, requests: Requests) -> None:
         self._use(load(str(folder), self.max_length))
+
+    def serve(self) -> None:
+        """Weights of half precision stay so: `scoring_in` then has nothing to change."""
+        convert(self.network, DTYPES[self.dtype])
 
     def chance_loss(self, requests: Requests | None) -> float | None:
         """Of the best constant score: listwise ln of the group's size, bce the entropy of the weighted labels."""

@@ -120,14 +120,19 @@ def load(name: str, max_length: int) -> PairEncoder:
             "BAAI/bge-reranker-v2-m3"
         )
     config = model.config
-    first = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-    if max_length > (most := getattr(config, "max_position_embeddings", max_length) - first):
+    if max_length > (most := positions(config)):
         raise UserError(
             f"reranker.max_length={max_length} exceeds the {most} positions of {name}; give at most {most}"
         )
     network.pairs = PairTokens(tokenizer, max_length)
     network.new_head = not any("ForSequenceClassification" in name for name in config.architectures or [])
     return network
+
+
+def positions(config: Any) -> int:
+    """The longest pair in tokens; RoBERTa's positions begin after the padding's."""
+    first = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+    return getattr(config, "max_position_embeddings", 2**20) - first
 
 
 @contextlib.contextmanager
@@ -143,21 +148,26 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def scoring_in(network: PairEncoder, dtype: torch.dtype) -> Iterator[None]:
-    """Weights in half precision but for the head, whose logits stay float32 (in bfloat16 they would tie); afterwards
-    they are what they were, to the bit."""
+    """Weights in half precision; afterwards they are what they were, to the bit."""
     network.eval()
-    model: Any = network[0].model
-    if dtype == torch.float32:
-        yield
-        return
-    body = [p for name, p in model.named_parameters() if not name.startswith("classifier.")]
-    before = [p.data for p in body]
-    for p in body:
-        p.data = p.data.to(dtype)
-    hook = model.classifier.register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
+    before = [p.data for p in body(network)]
+    hook = convert(network, dtype)
     try:
         yield
     finally:
         hook.remove()
-        for p, data in zip(body, before, strict=True):
+        for p, data in zip(body(network), before, strict=True):
             p.data = data
+
+
+def convert(network: PairEncoder, dtype: torch.dtype) -> Any:
+    """All weights but the head's, whose logits stay float32 (in bfloat16 they would tie). Returns the hook that takes
+    the head its inputs."""
+    for p in body(network):
+        p.data = p.data.to(dtype)
+    model: Any = network[0].model
+    return model.classifier.register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
+
+
+def body(network: PairEncoder) -> list[torch.nn.Parameter]:
+    return [p for name, p in network[0].model.named_parameters() if not name.startswith("classifier.")]

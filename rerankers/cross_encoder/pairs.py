@@ -15,10 +15,12 @@ import torch
 from data.errors import UserError
 
 Pair = tuple[str, str]
+KNOWN = 2**16  # texts; with more the tokens that are kept are forgotten, so that a service does not grow
 
 
 class PairTokens:
-    """`max_length` in tokens, special ones included. Tokens of texts that `keep` names stay in memory."""
+    """`max_length` in tokens, special ones included. Tokens of texts that `keep` names stay in memory, until it
+    was given `KNOWN` others."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
@@ -38,7 +40,10 @@ class PairTokens:
 
     def keep(self, texts: Sequence[str]) -> None:
         """Tokenizes what is not known yet, in one call, and keeps it."""
-        self.known |= self._tokenized([text for text in dict.fromkeys(texts) if text not in self.known])
+        new = self._tokenized([text for text in dict.fromkeys(texts) if text not in self.known])
+        if new and len(self.known) + len(new) > KNOWN:
+            self.known = {}
+        self.known |= new
 
     def _tokenized(self, texts: list[str]) -> dict[str, np.ndarray]:
         if not texts:

@@ -26,8 +26,8 @@ def letter_range(n: int) -> str:
 def letters(n: int) -> list[str]:
     if n > len(LETTERS):
         raise UserError(
-            f"{n} candidates need {n} labels, and there are {len(LETTERS)} letters (A-Z, a-z); use "
-            f"candidates.size={len(LETTERS)} or less, or reranker.order=invariant, which needs no letters"
+            f"{n} candidates need {n} labels, and there are {len(LETTERS)} letters (A-Z, a-z); give at most "
+            f"{len(LETTERS)} (candidates.size={len(LETTERS)}), or use reranker.order=invariant, which needs no letters"
         )
     return list(LETTERS[:n])
 

@@ -171,6 +171,12 @@ class LetterReranker(Reranker):
         self.network.eval()
         verify_answer_head(self.network, torch.from_numpy(some.ids).to(device()), tokens)
 
+    def _read(self, catalog: Catalog) -> None:
+        """Another catalogue than the last: its texts take the place of the old ones."""
+        if catalog is not self.catalog:
+            self.catalog = catalog
+            self.prompts.read(item_texts(catalog, self.item_text))
+
     def answer_ids(self, n: int) -> np.ndarray:
         """Token ids of the answers to a prompt with n candidates: [n] of letters, or [2] of Yes and No."""
         if n not in self._ids:
@@ -192,6 +198,7 @@ class LetterReranker(Reranker):
     def score(self, requests: Requests) -> np.ndarray:
         """Logits, or mean log-probabilities over the permutations."""
         self.check(requests)
+        self._read(requests.catalog)
         self.network.eval()
         asking = Asking(self)
         scores = np.zeros((len(requests), requests.width), dtype=np.float32)
@@ -221,7 +228,8 @@ class LetterReranker(Reranker):
             add_answer_head(self.network)
         else:
             self._load_base()
-            if self.base_sha256 != read_json(folder / "base.json")["sha256"]:
+            base = folder / "base.json"  # zero-shot there may be none: the folder is the model itself
+            if (base.exists() or not self.untrained) and self.base_sha256 != read_json(base)["sha256"]:
                 raise UserError(f"reranker.model={self.model} is not the model that {folder} was trained on")
             if not self.untrained:
                 self.network = load_adapter(self.network, str(folder))

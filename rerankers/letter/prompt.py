@@ -67,16 +67,20 @@ class Prompts:
         self, tokenizer: Any, texts: Sequence[str], max_length: int, max_item_length: int, invariant: bool = False
     ) -> None:
         self.tokenizer, self.max_length, self.invariant = tokenizer, max_length, invariant
-        self.nothing = len(texts)  # the row of the content-free item
+        self.max_item_length = max_item_length
         self.newline = self._after("a", ["\n"])[0]
-        self.items = self._after(".", [f" {' '.join(text.split()) or NOTHING}\n" for text in [*texts, NOTHING]])
-        self.cut = np.array([len(line) > max_item_length + 1 for line in self.items])
-        self.items = [self._shorter(line, max_item_length) for line in self.items]
-        self.longest_item = max(len(line) for line in self.items) - 1
+        self.read(texts)
         self.dash, self.candidates, self.candidate = self._after("\n", ["-", "Candidates:\n", "Candidate:"])
         self.headings = dict(zip(HEADING, self._after("\n", list(HEADING.values())), strict=True))
         self.labels = self._after("\n", [f"{letter}." for letter in LETTERS])
         self.sides = cache(self._sides)
+
+    def read(self, texts: Sequence[str]) -> None:
+        """Takes the texts of a catalogue in place of those it had."""
+        self.nothing = len(texts)  # the row of the content-free item
+        lines = self._after(".", [f" {' '.join(text.split()) or NOTHING}\n" for text in [*texts, NOTHING]])
+        self.cut = np.array([len(line) > self.max_item_length + 1 for line in lines])
+        self.items = [self._shorter(line, self.max_item_length) for line in lines]
 
     def _after(self, context: str, texts: list[str], special: bool = False) -> list[np.ndarray]:
         """The tokens that each text adds to `context`. Names of special tokens in a title are plain text."""
@@ -145,7 +149,7 @@ class Prompts:
             kept = int((np.cumsum([len(line) for line in reversed(taken)]) <= room).sum())
             if room >= 0 and (kept or not taken):
                 break
-            longest = self.longest_item if limit is None else limit
+            longest = self.max_item_length if limit is None else limit
             if longest <= SHORTEST:
                 need = self.max_length - room + (len(taken[-1]) if taken else 0)
                 raise UserError(
@@ -170,6 +174,6 @@ class Prompts:
     def _length(self, listed: list[np.ndarray], limit: int | None) -> int:
         """Blocks of an invariant prompt stand beside one another: the longest that there could be counts."""
         if self.invariant:
-            whole = self.longest_item if limit is None else min(self.longest_item, limit)
+            whole = self.max_item_length if limit is None else limit
             return len(self.candidate) + whole + 1
         return len(self.candidates) + sum(map(len, listed))
