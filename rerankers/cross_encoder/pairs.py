@@ -14,8 +14,10 @@ import torch
 
 from data.errors import UserError
 
+TEXTS = 1024  # tokenized at a time: what the tokenizer makes of a text is many times its tokens' size
 Pair = tuple[str, str]
-KNOWN = 2**16  # texts; with more the tokens that are kept are forgotten, so that a service does not grow
+KNOWN = 2**18  # texts; with more the tokens that are kept are forgotten, so that a service does not grow
+Tokens = tuple[np.ndarray, int]  # of a text: its first token ids, as many as a pair can hold, and how many it has
 
 
 class PairTokens:
@@ -24,13 +26,15 @@ class PairTokens:
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
-        self.known: dict[str, np.ndarray] = {}
+        self.known: dict[str, Tokens] = {}
         whole = tokenizer("a", "a")
         parts = np.array([-1 if part is None else part for part in whole.sequence_ids(0)])
         ids, types = np.array(whole["input_ids"]), np.array(whole.get("token_type_ids", np.zeros(len(parts))))
         first, second = np.flatnonzero(parts == 0), np.flatnonzero(parts == 1)
-        if not len(first) or not len(second):
-            raise UserError("the tokenizer of reranker.model does not take pairs of texts; choose another model")
+        if not len(first) or not len(second) or tokenizer.pad_token_id is None:
+            raise UserError(
+                "the tokenizer of reranker.model does not take padded pairs of texts; choose another model"
+            )
         spans = (slice(0, first[0]), slice(first[-1] + 1, second[0]), slice(second[-1] + 1, None))
         self.before, self.between, self.after = (ids[span].astype(np.int64) for span in spans)
         self.types = [int(value) for value in types[[0, first[0], first[-1] + 1, second[0], -1]]]
@@ -45,13 +49,14 @@ class PairTokens:
             self.known = {}
         self.known |= new
 
-    def _tokenized(self, texts: list[str]) -> dict[str, np.ndarray]:
-        if not texts:
-            return {}
-        asked = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]
-        return {text: np.array(ids[: self.room + 1], dtype=np.int32) for text, ids in zip(texts, asked, strict=True)}
+    def _tokenized(self, texts: list[str]) -> dict[str, Tokens]:
+        out = {}
+        for start in range(0, len(texts), TEXTS):
+            part = texts[start : start + TEXTS]
+            asked = self.tokenizer(part, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            for text, ids in zip(part, asked["input_ids"], strict=True):
+                out[text] = np.array(ids[: self.room], dtype=np.int32), len(ids)
+        return out
 
     def of(self, pairs: Sequence[Pair]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The tokens of both texts of each pair, cut to fit, without special tokens."""
@@ -61,21 +66,20 @@ class PairTokens:
         both = [[new[t] if t in new else self.known[t] for t in pair] for pair in pairs]
         return [self._cut(first, second) for first, second in both]
 
-    def _cut(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Longest first, as the tokenizers library has it."""
-        if len(first) + len(second) <= self.room:
-            return first, second
-        short = min(len(first), len(second))
-        long = max(short, self.room - short) if short <= self.room else short
-        if short + long > self.room:
-            short, long = self.room // 2, self.room - self.room // 2
-        n_first, n_second = (long, short) if len(first) > len(second) else (short, long)
-        return first[:n_first], second[:n_second]
+    def _cut(self, first: Tokens, second: Tokens) -> tuple[np.ndarray, np.ndarray]:
+        """Longest first, as the tokenizers library has it: what the shorter one leaves, or half each; of an odd number
+        the longer one has one more, and the second where both are equally long."""
+        (a, n_a), (b, n_b) = first, second
+        if n_a + n_b <= self.room:
+            return a, b
+        short = min(n_a, n_b, self.room // 2)
+        n_a, n_b = (self.room - short, short) if n_a > n_b else (short, self.room - short)
+        return a[:n_a], b[:n_b]
 
     def shortened(self, pairs: Sequence[Pair]) -> np.ndarray:
         """[P] bool, and without a cut there is nothing the model does not see."""
         self.keep([text for pair in pairs for text in pair])
-        return np.array([len(self.known[a]) + len(self.known[b]) > self.room for a, b in pairs])
+        return np.array([self.known[a][1] + self.known[b][1] > self.room for a, b in pairs])
 
     def length(self, parts: tuple[np.ndarray, np.ndarray]) -> int:
         return self.max_length - self.room + len(parts[0]) + len(parts[1])
