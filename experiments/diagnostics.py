@@ -33,7 +33,6 @@ from rerankers.base import Reranker
 
 log = logging.getLogger(__name__)
 LOSSES = ("train_letter_loss", "train_loss")  # the one over a request's candidates first
-SMALL = 5_000_000  # parameters of a model that is trained whole, and from scratch
 PATIENCE = 0.4  # share of training after which a loss at chance is told
 
 
@@ -163,7 +162,7 @@ class Diagnosis(Undiagnosed):
 
     def rate(self, reranker: Reranker) -> Rate:
         trainable, total = reranker.facts(self.phases["test"].requests.take(slice(0, 1))).get("parameters", (0, 0))
-        return Rate(reranker.trainer.learning_rate, bool(trainable == total < SMALL))
+        return Rate.of(reranker.trainer.learning_rate, trainable, total)
 
     def after(self, reranker: Reranker, points: list[dict[str, Any]]) -> list[dict[str, str]]:
         """Checks of the fitted model: the curves, then its scores of validation requests. Returns all findings."""

@@ -18,7 +18,7 @@ import numpy as np
 from data.dataset import Requests
 from experiments.clock import peak_memory_mb
 from experiments.config import Experiment
-from experiments.diagnostics import SMALL, Diagnosis
+from experiments.diagnostics import Diagnosis
 from experiments.evidence import chosen
 from experiments.findings import FAIL, OK, WARN, Finding, raise_failed, show_findings
 from experiments.stages import Data
@@ -60,7 +60,7 @@ def preflight(experiment: Experiment, data: Data) -> None:
     del reranker
     gc.collect()  # a large model must not be held twice
 
-    rate = Rate(experiment.reranker.trainer.learning_rate, trainable == total < SMALL)
+    rate = Rate.of(experiment.reranker.trainer.learning_rate, trainable, total)
     with tempfile.TemporaryDirectory() as folder:
         _, first = overfit(experiment, data, 2, Path(folder))
         steps = int(np.clip(SECONDS / max(first.seconds_per_step, 1e-3), FEWEST, STEPS))

@@ -12,9 +12,11 @@ from experiments.metrics import display
 from experiments.significance import Comparison
 
 BANDS = {1.0: (2.5, 3.5), 4.0: (1.5, 2.5)}  # epoch -> the loss over 50 candidates that is usual then
-TUNED_RATES = (5e-5, 1e-4, 2e-4, 5e-4)  # of adapters and pretrained weights
+TUNED_RATES = (5e-5, 1e-4, 2e-4, 5e-4)  # of adapters
+WHOLE_RATES = (1e-5, 2e-5, 5e-5, 1e-4)  # of pretrained weights that are all trained
 SCRATCH_RATES = (5e-4, 1e-3, 2e-3, 5e-3)  # of small models trained whole
 DEV_ACCURACY, DEV_MARGIN = 0.80, 0.40  # what a cross-encoder's development pairs should reach
+SMALL = 5_000_000  # parameters of a model that is trained whole, and from scratch
 STILL = 1e-5  # relative movement of weights that is none
 
 
@@ -53,9 +55,15 @@ class Rate:
 
     used: float
     small: bool  # a small model, trained whole
+    whole: bool = False  # a large one, trained whole
+
+    @staticmethod
+    def of(used: float, trainable: int, total: int) -> Rate:
+        whole = bool(trainable == total)
+        return Rate(used, whole and total < SMALL, whole and total >= SMALL)
 
     def advice(self, faster: bool) -> str:
-        usual = SCRATCH_RATES if self.small else TUNED_RATES
+        usual = SCRATCH_RATES if self.small else WHOLE_RATES if self.whole else TUNED_RATES
         if self.used > 2 * usual[-1]:  # whatever it looks like
             faster = False
         if faster and self.used > usual[-1] / 1.5:

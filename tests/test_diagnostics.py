@@ -204,6 +204,15 @@ def test_the_next_learning_rate(used: float, small: bool, faster: bool, says: st
     assert Rate(used, small).advice(faster).startswith(says)
 
 
+def test_the_next_learning_rate_is_of_what_is_trained() -> None:
+    """Adapters want a larger one than pretrained weights that are all trained."""
+    adapters, whole, small = Rate.of(2e-5, 1_000, 10**8), Rate.of(2e-5, 10**8, 10**8), Rate.of(2e-5, 10**6, 10**6)
+    wanted = ((adapters, "try trainer.learning_rate=5e-5"), (whole, "try trainer.learning_rate=5e-5, then"))
+    for rate, says in (*wanted, (small, "try trainer.learning_rate=5e-4")):
+        assert rate.advice(faster=True).startswith(says)
+    assert "2e-4" not in whole.advice(faster=True)
+
+
 def test_bands_are_scaled_to_the_number_of_candidates() -> None:
     curve = Curve("train_letter_loss", np.linspace(0.1, 4, 40), np.linspace(3.0, 1.5, 40))
     evidence = loss_level(curve, np.log(20), 20, Rate(1e-4, False)).evidence
