@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import only_run
-from hand_passages import folded, generated, passages
 from tiny_letters import SMALL, make
+from tiny_passages import folded, generated, passages
 
 from data.candidates import Candidates, Prepared, prepare
 from data.dataset import Dataset
@@ -22,7 +22,8 @@ from experiments import preflight, stages
 from experiments.config import configure
 from experiments.evidence import score, take
 from experiments.findings import read_diagnosis
-from experiments.inspect import named, show_request
+from experiments.inspect import described, named, show_request
+from rerankers.baselines import Popularity
 from rerankers.letter.asking import Asking
 from train import train
 
@@ -172,6 +173,9 @@ def test_a_whole_run_is_diagnosed_and_shown(
     assert data.test.requests.queries is not None
     assert f"Query : {data.test.requests.queries[0].split()[0]}" in shown
     catalog, truth = data.dataset.catalog, data.test.relevance.items.row(0)[0]
+    assert described(scored, 0, 5).startswith(f"query {data.test.requests.names[0]}: ")  # type: ignore[index]
+    show_request(Popularity(name="popularity"), scored, 0)
+    assert f"Query: {data.test.requests.queries[0]}\n" in capsys.readouterr().out
     assert f"Truth: {catalog.description[truth][:80]}... [{catalog.id[truth]}]" in shown
 
 
