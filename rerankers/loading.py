@@ -135,8 +135,8 @@ def as_it_is(model: str, name: str, settings: dict[str, Any]) -> Reranker:
     architectures = " ".join(config.architectures or [])
     untrained = {"trainer": TrainerConfig(num_train_epochs=0), "model": model}
     if "ForSequenceClassification" in architectures:
+        from rerankers.cross_encoder.checks import positions
         from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
-        from rerankers.cross_encoder.network import positions
 
         length = min(positions(config), CrossEncoderReranker.max_length)
         return made(CrossEncoderReranker, {"name": "cross_encoder", "max_length": length} | settings, **untrained)

@@ -1,8 +1,8 @@
 """Ranking texts for an application: one query or many, against passages that are plain texts.
 
-    from rerankers import load_reranker
-    r = load_reranker("proptit-viranker-0123456789")
-    scores, ranked = r.rank(query, passages)
+from rerankers import load_reranker
+r = load_reranker("proptit-viranker-0123456789")
+scores, ranked = r.rank(query, passages)
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ class TextRanker:
         each = [listed(entry, f"passages[{place}]") for place, entry in enumerate(lists)]
         return self._rank(queries, each, top_k, normalize)
 
-    def _rank(
-        self, queries: list[Any], lists: list[list[Any]], top_k: int | None, normalize: bool
-    ) -> list[Ranking]:
+    def _rank(self, queries: list[Any], lists: list[list[Any]], top_k: int | None, normalize: bool) -> list[Ranking]:
         many = len(queries) > 1
         asked = [text_of(text, f"query {place}" if many else "the query") for place, text in enumerate(queries)]
         known: dict[str, int] = {}  # text -> row

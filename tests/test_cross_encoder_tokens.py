@@ -83,6 +83,16 @@ def test_what_is_shortened_is_said(tokenizer: Any) -> None:
     assert 0 < tokens.shortened(pairs).sum() < 60
 
 
+def test_what_is_kept_is_forgotten_when_it_is_too_much(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, pairs = PairTokens(tokenizer, LENGTH), some_pairs(60)
+    expected, short = tokens.batch(tokens.of(pairs)), tokens.shortened(pairs)
+    monkeypatch.setattr("rerankers.cross_encoder.pairs.KNOWN", 40)
+    for start in range(0, 60, 20):
+        tokens.keep([text for _, text in pairs[start : start + 20]])
+        assert len(tokens.known) <= 40
+    assert same(tokens.batch(tokens.of(pairs)), expected) and np.array_equal(tokens.shortened(pairs), short)
+
+
 def test_batches_hold_every_pair_once_within_the_budget(tokenizer: Any) -> None:
     tokens = PairTokens(tokenizer, 200)
     parts = tokens.of(some_pairs(200))

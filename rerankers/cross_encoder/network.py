@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import CrossEncoder
-from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
+from transformers import AutoConfig, XLMRobertaConfig, XLMRobertaForSequenceClassification
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
 
 from data.errors import UserError, in_range
+from rerankers.cross_encoder.checks import check_fit, check_kind, has_new_head
 from rerankers.cross_encoder.pairs import Pair, PairTokens
 from rerankers.training import device
 from rerankers.word_tokenizer import word_tokenizer
@@ -105,6 +106,8 @@ def load(name: str, max_length: int) -> PairEncoder:
     options = {"dtype": torch.float32, "use_safetensors": True}
     try:
         with quiet():
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            check_kind(name, config)
             network = PairEncoder(
                 name, num_labels=1, max_length=max_length, device=str(device()), model_kwargs=options
             )
@@ -114,25 +117,10 @@ def load(name: str, max_length: int) -> PairEncoder:
             "that this machine can reach, a folder that holds the model, or reranker.init=scratch"
         ) from None
     model, tokenizer = network[0].model, network.tokenizer
-    if not hasattr(model, "classifier") or network.num_labels != 1:
-        raise UserError(
-            f"reranker.model={name} is a {type(model).__name__}, not a cross-encoder with one logit; give one like "
-            "BAAI/bge-reranker-v2-m3"
-        )
-    config = model.config
-    if max_length > (most := positions(config)):
-        raise UserError(
-            f"reranker.max_length={max_length} exceeds the {most} positions of {name}; give at most {most}"
-        )
+    check_fit(name, model, tokenizer, max_length)
+    network.new_head = has_new_head(name, model)
     network.pairs = PairTokens(tokenizer, max_length)
-    network.new_head = not any("ForSequenceClassification" in name for name in config.architectures or [])
     return network
-
-
-def positions(config: Any) -> int:
-    """The longest pair in tokens; RoBERTa's positions begin after the padding's."""
-    first = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-    return getattr(config, "max_position_embeddings", 2**20) - first
 
 
 @contextlib.contextmanager

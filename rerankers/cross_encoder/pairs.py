@@ -43,7 +43,7 @@ class PairTokens:
         self.pad = int(tokenizer.pad_token_id)
 
     def keep(self, texts: Sequence[str]) -> None:
-        """Tokenizes what is not known yet, in one call, and keeps it."""
+        """Tokenizes what is not known yet, and keeps it."""
         new = self._tokenized([text for text in dict.fromkeys(texts) if text not in self.known])
         if new and len(self.known) + len(new) > KNOWN:
             self.known = {}
@@ -60,11 +60,13 @@ class PairTokens:
 
     def of(self, pairs: Sequence[Pair]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The tokens of both texts of each pair, cut to fit, without special tokens."""
-        new = self._tokenized(
-            [t for t in dict.fromkeys(text for pair in pairs for text in pair) if t not in self.known]
-        )
-        both = [[new[t] if t in new else self.known[t] for t in pair] for pair in pairs]
-        return [self._cut(first, second) for first, second in both]
+        tokens = self._tokens(pairs)
+        return [self._cut(tokens[first], tokens[second]) for first, second in pairs]
+
+    def _tokens(self, pairs: Sequence[Pair]) -> dict[str, Tokens]:
+        texts = dict.fromkeys(text for pair in pairs for text in pair)
+        new = self._tokenized([text for text in texts if text not in self.known])
+        return {text: new[text] if text in new else self.known[text] for text in texts}
 
     def _cut(self, first: Tokens, second: Tokens) -> tuple[np.ndarray, np.ndarray]:
         """Longest first, as the tokenizers library has it: what the shorter one leaves, or half each; of an odd number
@@ -78,8 +80,8 @@ class PairTokens:
 
     def shortened(self, pairs: Sequence[Pair]) -> np.ndarray:
         """[P] bool, and without a cut there is nothing the model does not see."""
-        self.keep([text for pair in pairs for text in pair])
-        return np.array([self.known[a][1] + self.known[b][1] > self.room for a, b in pairs])
+        tokens = self._tokens(pairs)
+        return np.array([tokens[a][1] + tokens[b][1] > self.room for a, b in pairs], dtype=bool)
 
     def length(self, parts: tuple[np.ndarray, np.ndarray]) -> int:
         return self.max_length - self.room + len(parts[0]) + len(parts[1])

@@ -25,29 +25,43 @@ CHUNK = 2**14  # pairs whose tokens are put together
 
 @torch.inference_mode()
 def score_pairs(network: PairEncoder, pairs: Sequence[Pair], dtype: str, budget: int | None) -> np.ndarray:
-    """[P] float32. Out of memory halves the budget, down to single pairs."""
+    """[P] float32. Out of memory halves the budget of what is left, down to single pairs."""
     out = np.empty(len(pairs), dtype=np.float32)
-    budget = budget or BUDGET[device().type]
+    tokens = budget or BUDGET[device().type]
     with scoring_in(network, DTYPES[dtype]):
         for start in bar(range(0, len(pairs), CHUNK), "reading pairs"):
             parts = network.pairs.of(pairs[start : start + CHUNK])
-            todo = list(network.pairs.batches(parts, budget))
-            for batch in bar(todo, "scoring pairs"):
-                out[start + np.array(batch)] = _logits(network, [parts[p] for p in batch])
+            left = np.arange(len(parts))
+            while len(left):
+                todo = [left[batch] for batch in network.pairs.batches([parts[p] for p in left], tokens)]
+                left = left[:0]
+                for number, rows in enumerate(bar(todo, "scoring pairs")):
+                    logits = _logits(network, [parts[row] for row in rows])
+                    if logits is None:
+                        half = (len(rows) + 1) // 2
+                        log.warning("out of memory with %d pairs at once: going on with %d", len(rows), half)
+                        tokens, left = half * network.pairs.length(parts[rows[0]]), np.concatenate(todo[number:])
+                        break
+                    out[start + rows] = logits
     return out
 
 
-def _logits(network: PairEncoder, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _logits(network: PairEncoder, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray | None:
+    """[P], or None without the memory for them."""
     try:
         features = {name: x.to(device()) for name, x in network.pairs.batch(parts).items()}
         return type(network).forward(network, features)["scores"].view(-1).float().cpu().numpy()  # not autocast
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not out_of_memory(error) or len(parts) == 1:
+    except RuntimeError as error:
+        if not out_of_memory(error):
             raise
-    free_memory()
-    log.warning("out of memory with %d pairs at once: scoring them in halves", len(parts))
-    half = len(parts) // 2
-    return np.concatenate([_logits(network, parts[:half]), _logits(network, parts[half:])])
+        if len(parts) == 1:
+            raise UserError(
+                f"out of memory with a single pair of {network.pairs.length(parts[0])} tokens; give a smaller "
+                "reranker.max_length, reranker.dtype=bfloat16, or a smaller reranker.model"
+            ) from None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -56,14 +70,16 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
+    """Also what refers to itself, as a Trainer does."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 class FlagScorer:
-    """FlagEmbedding's FlagReranker around the same weights. It cuts a query at three quarters of `max_length` before
-    it cuts the text, so scores differ from ours where a pair is shortened."""
+    """FlagEmbedding's FlagReranker around the same weights. Its scores differ from ours where a pair is shortened (it
+    cuts the query at three quarters of `max_length`, then the text alone), where a text is empty (it reads the query
+    alone), and where the tokenizer does not know a sign (with transformers 5 it reads its own decoded tokens)."""
 
     def __init__(self, network: PairEncoder) -> None:
         try:
