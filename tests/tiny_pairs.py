@@ -13,7 +13,7 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
-from data.dataset import Ragged, Requests
+from data.dataset import Dataset, Ragged, Requests
 from rerankers.base import TrainerConfig
 from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
 from rerankers.cross_encoder.network import SPECIAL, Scratch
@@ -44,6 +44,12 @@ def tokenizer_of(family: str, shared: Path | None) -> Any:
     if family == "scratch" or shared is None or not shared.is_dir():
         return word_tokenizer([" ".join(WORDS)], 1000, SPECIAL, lower=True)
     return AutoTokenizer.from_pretrained(shared / "tokenizers" / NAMES[family])
+
+
+def words_of(dataset: Dataset) -> Any:
+    """A tokenizer of the dataset's own words."""
+    assert dataset.queries is not None
+    return word_tokenizer([*dataset.catalog.description, *dataset.queries], 1000, SPECIAL, lower=True)
 
 
 def folder_of(family: str, tokenizer: Any, folder: Path, seed: int = 0, **settings: Any) -> Path:

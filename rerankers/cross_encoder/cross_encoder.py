@@ -28,12 +28,12 @@ from data.text_retrievers import BM25, TfIdf
 from data.texts import check_item_text, item_texts, request_texts
 from rerankers.base import Log, Reranker, Validate
 from rerankers.cross_encoder.augment import Augment, with_snippets
-from rerankers.cross_encoder.dev_metrics import dev_metrics
+from rerankers.cross_encoder.dev_metrics import dev_groups, dev_metrics
 from rerankers.cross_encoder.losses import LOSSES, chance_loss
 from rerankers.cross_encoder.network import PairEncoder, Scratch, convert, load
 from rerankers.cross_encoder.pairs import Pair
 from rerankers.cross_encoder.rows import PairRows
-from rerankers.cross_encoder.scoring import DTYPES, FlagScorer, score_pairs
+from rerankers.cross_encoder.scoring import DTYPES, FlagScorer, free_memory, score_pairs
 from rerankers.cross_encoder.trainer import train_pairs
 from rerankers.training import device, seed_everything, training_facts
 
@@ -166,7 +166,10 @@ class CrossEncoderReranker(Reranker):
         return PairRows(catalog, split.train, negatives, self, last)
 
     def open_network(self) -> None:
-        """The model as it is before training."""
+        """The model as it is before training; one that was open is let go of before."""
+        self.__dict__.pop("network", None)
+        self.__dict__.pop("flag", None)
+        free_memory()
         if self.init == "scratch":
             torch.manual_seed(self.seed)
             with tempfile.TemporaryDirectory() as folder:
@@ -191,9 +194,11 @@ class CrossEncoderReranker(Reranker):
         self.build(dataset, split)
         if self.untrained:
             return
+        groups = dev_groups(self, dataset, split) if validate else None  # a refit has seen validation
         self.weight_change, self.used = train_pairs(self, validate, log)
         self.network.eval()
-        self.dev_metrics = dev_metrics(self, dataset, split)
+        if groups:
+            self.dev_metrics = dev_metrics(self, *groups)
 
     def score(self, requests: Requests) -> np.ndarray:
         """Logits."""
@@ -253,6 +258,9 @@ class CrossEncoderReranker(Reranker):
         pairs = self.network.pairs
         out = []
         for own in self.pairs_of(requests):
+            if not own:
+                out.append("")
+                continue
             batch = pairs.batch(pairs.of(own))
             lines = [ids[mask.bool()] for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
             out.append("\n".join(self.network.tokenizer.decode(ids) for ids in lines))
@@ -271,7 +279,7 @@ class CrossEncoderReranker(Reranker):
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """training_info.json and dev_metrics.json of the run folder."""
-        if not hasattr(self, "dev_metrics"):
+        if not hasattr(self, "used"):
             return {}
         settings = {k: v for k, v in asdict(self).items() if k not in ("trainer", "checkpoints")}
         batch, steps = self.used.per_device_train_batch_size, self.used.gradient_accumulation_steps
@@ -286,6 +294,6 @@ class CrossEncoderReranker(Reranker):
             "training_rows": len(self.rows),
             "texts_a_group": self.rows.size,
             "device": str(device()),
-            "dev_metrics": self.dev_metrics,
         }
-        return {"training_info.json": info, "dev_metrics.json": self.dev_metrics}
+        dev = {"dev_metrics.json": self.dev_metrics} if hasattr(self, "dev_metrics") else {}
+        return {"training_info.json": info, **dev}

@@ -19,6 +19,7 @@ from scipy.special import expit
 
 from data.dataset import Dataset, Ragged
 from data.splits import Phase, Split
+from rerankers.cross_encoder.pairs import Pair
 
 if TYPE_CHECKING:
     from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 MOST = 2000  # groups
 
 
-def dev_metrics(reranker: CrossEncoderReranker, dataset: Dataset, split: Split) -> dict[str, float]:
+def dev_groups(reranker: CrossEncoderReranker, dataset: Dataset, split: Split) -> tuple[list[Pair], int]:
+    """The pairs of at most `MOST` groups, the relevant text of each first, and their number in a group. Made before
+    training, so that what is wrong with them is said then."""
     valid = split.validation
     known = valid.relevant
     if valid.queries is None:  # a history and what follows it
@@ -37,7 +40,11 @@ def dev_metrics(reranker: CrossEncoderReranker, dataset: Dataset, split: Split) 
     chosen = np.random.default_rng(reranker.seed).permutation(len(rows_of.owner))[:MOST]
     queries, items = rows_of.groups(np.sort(chosen))
     pairs = [(query, rows_of.texts[item]) for query, row in zip(queries, items, strict=True) for item in row]
-    return told_apart(reranker.score_pairs(pairs).reshape(items.shape))
+    return pairs, items.shape[1]
+
+
+def dev_metrics(reranker: CrossEncoderReranker, pairs: list[Pair], size: int) -> dict[str, float]:
+    return told_apart(reranker.score_pairs(pairs).reshape(-1, size))
 
 
 def told_apart(logits: np.ndarray) -> dict[str, float]:

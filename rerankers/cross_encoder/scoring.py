@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUDGET = {"cpu": 4096, "cuda": 65_536}  # tokens of a batch
 CHUNK = 2**14  # pairs whose tokens are put together
+REFUSED = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @torch.inference_mode()
@@ -65,8 +66,8 @@ def _logits(network: PairEncoder, parts: list[tuple[np.ndarray, np.ndarray]]) ->
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Of a GPU, or torch's own words for an allocation that the CPU refused."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """Of a GPU, or of a CPU in torch's own words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in REFUSED)
 
 
 def free_memory() -> None:

@@ -19,7 +19,7 @@ from data.errors import UserError
 from rerankers.base import Log, TrainerConfig, Validate
 from rerankers.cross_encoder.losses import make_loss
 from rerankers.cross_encoder.rows import as_dataset
-from rerankers.cross_encoder.scoring import free_memory, out_of_memory
+from rerankers.cross_encoder.scoring import out_of_memory
 from rerankers.training import RankingEvaluation, SetEpoch, arguments, train
 
 if TYPE_CHECKING:
@@ -42,12 +42,11 @@ def train_pairs(reranker: CrossEncoderReranker, validate: Validate | None, log: 
     while True:
         try:
             return _train(reranker, used, validate, log), used
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             used = halved(used, error)
         reranker.open_network()  # as it was before training; a checkpoint takes its place where there is one
-        free_memory()
 
 
 def halved(used: TrainerConfig, error: BaseException) -> TrainerConfig:
