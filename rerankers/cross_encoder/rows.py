@@ -48,6 +48,13 @@ class PairRows:
             self.owner = np.flatnonzero(sequences.lengths >= 2)
         if not len(self.owner):
             raise UserError(f"there is no training pair; {reranker.name} has nothing to learn from")
+        free = len(catalog) - int(sequences.lengths[self.owner].max())
+        if self.size - 1 > free:
+            raise UserError(
+                f"reranker.hard_negatives={reranker.hard_negatives} and reranker.random_negatives="
+                f"{reranker.random_negatives} are more than the {free} texts that a query or a history leaves; "
+                "choose fewer"
+            )
 
     @property
     def size(self) -> int:
