@@ -155,7 +155,7 @@ def test_a_pool_has_no_model(passages: Callable[..., Any], tmp_path: Path) -> No
 
 
 def test_a_batch_holds_queries_with_one_passage(passages: Callable[..., Any]) -> None:
-    from tiny_passages import SharedWords
+    from tiny_queries import SharedWords
 
     from experiments import stages
     from experiments.config import configure
