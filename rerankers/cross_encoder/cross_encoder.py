@@ -167,9 +167,9 @@ class CrossEncoderReranker(Reranker):
 
     def open_network(self) -> None:
         """The model as it is before training; one that was open is let go of before."""
-        self.__dict__.pop("network", None)
         self.__dict__.pop("flag", None)
-        free_memory()
+        if self.__dict__.pop("network", None) is not None:
+            free_memory()
         if self.init == "scratch":
             torch.manual_seed(self.seed)
             with tempfile.TemporaryDirectory() as folder:
