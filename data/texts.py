@@ -33,8 +33,12 @@ def item_texts(catalog: Catalog, mode: str = "text_only") -> list[str]:
 def request_texts(
     catalog: Catalog, histories: Ragged, queries: np.ndarray | None, max_history: int, mode: str = "text_only"
 ) -> list[str]:
-    """[R] the query; of a recommendation the items of its history, newest first, at most `max_history`."""
+    """[R] the query; of a recommendation the items of its history."""
     if queries is not None:
         return [str(query) for query in queries]
-    texts = item_texts(catalog, mode)
+    return history_texts(item_texts(catalog, mode), histories, max_history)
+
+
+def history_texts(texts: list[str], histories: Ragged, max_history: int) -> list[str]:
+    """[R] the items of each history, newest first, at most `max_history`."""
     return ["; ".join(texts[item] for item in row[::-1] if item >= 0) for row in histories.last(max_history)]

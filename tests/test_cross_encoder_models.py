@@ -161,6 +161,34 @@ def test_labels_and_rows_of_their_own(folder: Path, tmp_path: Path, data: tuple[
 
 
 @pytest.mark.parametrize(
+    ("name", "batch", "accumulation", "epochs", "rate", "hard", "random", "length"),
+    [
+        ("viranker", 4, 8, 5, 2e-5, 2, 1, 512),
+        ("viranker_quick", 4, 4, 1, 2e-5, 1, 1, 512),
+        ("viranker_low_memory", 2, 16, 5, 2e-5, 2, 1, 384),
+        ("viranker_max_quality", 8, 4, 10, 1e-5, 3, 2, 512),
+    ],
+)
+def test_presets(
+    name: str, batch: int, accumulation: int, epochs: int, rate: float, hard: int, random: int, length: int,
+    config: Callable[..., Any],
+) -> None:  # fmt: skip
+    words = ["dataset=demo_passages", "protocol=query_folds", "candidates/retriever=bm25", f"reranker={name}"]
+    experiment = configure(config(*words, small=False))
+    reranker: Any = experiment.reranker
+    trainer = reranker.trainer
+    assert (trainer.per_device_train_batch_size, trainer.gradient_accumulation_steps) == (batch, accumulation)
+    assert (trainer.num_train_epochs, trainer.learning_rate) == (epochs, rate)
+    assert (reranker.name, reranker.hard_negatives, reranker.random_negatives) == (name, hard, random)
+    assert (reranker.max_length, reranker.model) == (length, "namdp-ptit/ViRanker")
+    assert trainer.max_steps == (50 if name == "viranker_quick" else -1)
+    assert trainer.gradient_checkpointing == (name != "viranker_quick")
+    assert trainer.eval_strategy == "steps" and trainer.eval_steps == (25 if name == "viranker_quick" else 100)
+    assert reranker.hard_neg_top_k == (100 if name == "viranker_max_quality" else 50)
+    assert experiment.protocol.split.dev_ratio == (0.1 if name == "viranker_quick" else 0.2)
+
+
+@pytest.mark.parametrize(
     ("override", "says"),
     [
         ("reranker.loss=mse", "reranker.loss=mse is not allowed; choose bce or listwise or lambda"),

@@ -1,4 +1,7 @@
-"""The contract, for every YAML in conf/reranker: fit, score, save, load; order, batch size, another catalogue."""
+"""The contract, for every YAML in conf/reranker: fit, score, save, load; order, batch size, another catalogue.
+
+The presets of viranker have its class and other numbers; test_cross_encoder_models.py reads them.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,10 +20,12 @@ from experiments.config import Experiment, configure
 from experiments.launch import ROOT
 from rerankers.base import KINDS, Reranker, missing
 
-RERANKERS = sorted(path.stem for path in (ROOT / "conf/reranker").glob("*.yaml"))
+RERANKERS = sorted(path.stem for path in (ROOT / "conf/reranker").glob("*.yaml") if "viranker_" not in path.stem)
 SMALL_MODEL = ["reranker.hidden_size=16", "reranker.num_attention_heads=2", "reranker.max_length=12"]
 TINY = dict.fromkeys(["bert4rec", "sasrec"], SMALL_MODEL)
 TINY["qwen_letter"] = ["reranker.init=scratch", "reranker.scratch.hidden_size=16", "trainer.learning_rate=1e-3"]
+TINY["viranker"] = ["reranker.init=scratch", "reranker.scratch.hidden_size=16", "reranker.max_length=48"]
+TINY["viranker"] += ["trainer.per_device_train_batch_size=64", "trainer.gradient_accumulation_steps=1"]
 
 
 def write_scores(requests: Requests, path: Path) -> None:

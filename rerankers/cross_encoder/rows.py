@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from data.dataset import Catalog, Ragged
+from data.dataset import Catalog
 from data.errors import UserError
 from data.negatives import TrainingNegatives
 from data.splits import Phase
-from data.texts import item_texts, request_texts
+from data.texts import history_texts, item_texts
 
 if TYPE_CHECKING:
     from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
+
+BLOCK = 256  # groups drawn at a time
+CELLS = 2**22  # items times groups drawn at a time
 
 
 class PairRows:
     """Called with a batch of {"row": r}, it gives texts and labels: the collator of the training.
 
-    Everything is drawn by (seed, epoch, group), so that a continued training, smaller batches and any number of
-    loading workers see the same data.
+    Groups are drawn in blocks by (seed, epoch, block), so that a continued training, smaller batches and any number
+    of loading workers see the same data.
     """
 
     valid_label_columns = ("label",)  # asked for by sentence-transformers
@@ -38,8 +41,10 @@ class PairRows:
         reranker: CrossEncoderReranker,
         last: bool = False,  # of a history, the last item is asked for, not one drawn
     ) -> None:
-        self.catalog, self.train, self.negatives, self.reranker, self.last = catalog, train, negatives, reranker, last
-        self.epoch = 0
+        self.train, self.negatives, self.reranker, self.last = train, negatives, reranker, last
+        self.epoch, self.drawn_in = 0, -1
+        self.drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of this epoch
+        self.block = int(np.clip(CELLS // len(catalog), 1, BLOCK))
         self.texts = item_texts(catalog, reranker.item_text)
         sequences = train.histories
         if train.queries is not None:
@@ -81,25 +86,37 @@ class PairRows:
 
     def groups(self, groups: np.ndarray) -> tuple[list[str], np.ndarray]:
         """Query texts [G] and item rows [G, size], the relevant one first."""
-        drawn = [self._drawn(int(group)) for group in groups]
-        queries = None if self.train.queries is None else self.train.queries[self.owner[groups]]
-        histories = Ragged.from_rows([history for history, _ in drawn])
-        reranker = self.reranker
-        texts = request_texts(self.catalog, histories, queries, reranker.max_history, reranker.item_text)
-        return texts, np.stack([items for _, items in drawn])
-
-    def _drawn(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """The history, empty of a query, and the items of a group."""
-        rng = np.random.default_rng([self.reranker.seed, self.epoch, group])
-        owner = self.owner[group : group + 1]
+        blocks, place = np.divmod(groups, self.block)
+        points, items = np.zeros(len(groups), dtype=np.int64), np.zeros((len(groups), self.size), dtype=np.int32)
+        for block in np.unique(blocks):
+            rows = blocks == block
+            all_points, all_items = self._drawn(int(block))
+            points[rows], items[rows] = all_points[place[rows]], all_items[place[rows]]
+        owner = self.owner[groups]
         if self.train.queries is not None:
-            history, target = np.zeros(0, dtype=np.int32), self.target[group]
-        else:
-            sequence = self.train.histories.row(owner[0])
-            point = len(sequence) - 1 if self.last else int(rng.integers(1, len(sequence)))
-            history, target = sequence[:point], sequence[point]
-        negatives = self.negatives.draw(owner, Ragged.from_rows([history]), self.size - 1, rng)[0]
-        return history, np.append(target, negatives)
+            return [str(query) for query in self.train.queries[owner]], items
+        histories = self.train.histories.part(owner, np.zeros_like(points), points)
+        return history_texts(self.texts, histories, self.reranker.max_history), items
+
+    def _drawn(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the histories of a block of groups end (0 for queries), and its items [B, size]; once an epoch."""
+        if self.drawn_in != self.epoch:
+            self.drawn_in, self.drawn = self.epoch, {}
+        if block not in self.drawn:
+            rng = np.random.default_rng([self.reranker.seed, self.epoch, block])
+            owner = self.owner[block * self.block : (block + 1) * self.block]
+            sequences = self.train.histories
+            if self.train.queries is not None:
+                points = np.zeros(len(owner), dtype=np.int64)
+                target = self.target[block * self.block : (block + 1) * self.block]
+            else:
+                end = sequences.lengths[owner]
+                points = end - 1 if self.last else rng.integers(1, end)
+                target = sequences.values[sequences.offsets[owner] + points]
+            histories = sequences.part(owner, np.zeros_like(points), points)
+            negatives = self.negatives.draw(owner, histories, self.size - 1, rng)
+            self.drawn[block] = points, np.column_stack([target, negatives]).astype(np.int32)
+        return self.drawn[block]
 
 
 def as_dataset(rows: PairRows) -> Any:
