@@ -23,3 +23,12 @@ def test_constraints_name_every_dependency_exactly() -> None:
     for requirement in importlib.metadata.requires("reranker-experiments") or []:
         name = re.match(r"[\w.-]+", requirement)[0]  # type: ignore[index]
         assert re.sub(r"[-_.]+", "-", name).lower() in pinned, name
+
+
+def test_every_folder_of_modules_is_installed() -> None:
+    import tomllib
+
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for top in ("data", "rerankers", "experiments") for path in
+               (ROOT / top).rglob("*.py")}  # fmt: skip
+    assert sorted(named) == sorted(".".join(folder.parts) for folder in folders)
