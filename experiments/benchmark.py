@@ -3,11 +3,13 @@
     python -m experiments.benchmark target=bert4rec
     python -m experiments.benchmark target=letter generated.rounds=3
     python -m experiments.benchmark target=cross_entropy generated.n_items=12101
+    python -m experiments.benchmark target=cross_encoder generated.pairs=/my/proptit
     python -m experiments.benchmark target=mining generated.n_users=100000 generated.n_items=100000 generated.rounds=1
     python -m experiments.benchmark target=stages dataset=beauty_sequences dataset.path=/my/beauty
 
 The rows of `experiments.benchmark_targets` are timed in interleaved rounds on generated data; the median counts.
-`stages` is one run of train.py from nothing, stage by stage. Compare ratios, not seconds of two days.
+Seconds of the processor stand beside those of the clock: other programs on the machine change them less. `stages` is
+one run of train.py from nothing, stage by stage. Compare ratios, not seconds of two days.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
     from rich.table import Table
 
     from data.errors import UserError
+    from experiments.benchmark_cross_encoder import cross_encoder_rows
     from experiments.benchmark_targets import bert4rec_rows, cross_entropy_rows, letter_rows, metrics_rows, mining_rows
     from experiments.clock import peak_memory_mb, start_peak_again
     from experiments.stages import device_name
 
     targets = {
         "bert4rec": bert4rec_rows,
+        "cross_encoder": cross_encoder_rows,
         "cross_entropy": cross_entropy_rows,
         "letter": letter_rows,
         "metrics": metrics_rows,
@@ -45,6 +49,7 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
         raise UserError(f"target={target} does not exist; choose {', '.join(targets)} or stages")
     rows = targets[target](cfg)
     seconds: dict[str, list[float]] = {row.what: [] for row in rows}
+    busy: dict[str, list[float]] = {row.what: [] for row in rows}  # seconds of the processor
     peak = dict.fromkeys(seconds, 0.0)
     units = {}
     for row in rows:
@@ -54,26 +59,46 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
         for row in rows:
             gc.collect()
             start_peak_again()
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             units[row.what] = row.run()
             seconds[row.what].append(time.perf_counter() - started)
+            busy[row.what].append(time.process_time() - used)
             peak[row.what] = max(peak[row.what], peak_memory_mb())
     speed = {what: units[what] / float(np.median(times)) for what, times in seconds.items()}
+    of_cpu = {what: units[what] / float(np.median(times)) for what, times in busy.items()}
     out = Table(title=f"{target} on {device_name()}, median of {cfg.rounds} rounds")
-    for column in ("what", "speed", "seconds", "peak memory", "ratio"):
+    for column in ("what", "speed", "per CPU second", "seconds", "peak memory", "ratio", "of CPU"):
         out.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:
-        ratio = f"{speed[row.what] / speed[row.base]:.2f}x of {row.base}" if row.base else ""
+        ratio, ratio_of_cpu = "", ""
+        if row.base:
+            ratio = f"{speed[row.what] / speed[row.base]:.2f}x of {row.base}"
+            ratio_of_cpu = f"{of_cpu[row.what] / of_cpu[row.base]:.2f}x"
         if row.base and target == "letter":
             ratio += f", {peak[row.what] / peak[row.base]:.2f}x its memory"
-        per_second = f"{speed[row.what]:,.0f}" if speed[row.what] >= 10 else f"{speed[row.what]:.2f}"
         took = f"{float(np.median(seconds[row.what])):,.3g}"
-        out.add_row(row.what, f"{per_second} {row.unit}/s", took, f"{peak[row.what]:,.0f} MB", ratio)
-    Console(width=140).print(out)
-    print(
-        f"peak memory of the process, all of it; {cfg.n_users} users, {cfg.n_items} items, {cfg.candidates} candidates"
-    )
+        memory = f"{peak[row.what]:,.0f} MB"
+        out.add_row(
+            row.what,
+            f"{short(speed[row.what])} {row.unit}/s",
+            short(of_cpu[row.what]),
+            took,
+            memory,
+            ratio,
+            ratio_of_cpu,
+        )
+    Console(width=160).print(out)
+    for row in rows:
+        if row.note:
+            print(row.note())
+    print("peak memory of the process, all of it", end="")
+    sizes = f"; {cfg.n_users} users, {cfg.n_items} items, {cfg.candidates} candidates"
+    print("" if target == "cross_encoder" else sizes)
     return speed
+
+
+def short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
 
 
 def stages(cfg: DictConfig) -> dict[str, float]:

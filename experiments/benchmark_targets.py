@@ -17,6 +17,7 @@ class Row:
     unit: str
     base: str | None = None  # the row it is compared with
     warm_up: bool = True  # run once before the rounds; not where a run takes minutes
+    note: Callable[[], str] | None = None  # a sentence under the table, after the rounds
 
 
 def metrics_rows(cfg: DictConfig) -> list[Row]:

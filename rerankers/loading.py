@@ -35,12 +35,7 @@ def load_reranker(name: str | Path, root: str | Path | None = None, **settings: 
     Whatever cannot be loaded, and a reranker that reads no text, is a UserError of one sentence.
     """
     run, weights = find(str(name), Path(root or ROOT).expanduser())
-    if run is None:
-        reranker = as_it_is(str(weights), str(name), settings)
-    else:
-        reranker = of_run(run, settings)
-        if not weights.is_dir():
-            raise UserError(f"{run} has no model/; repeat its train.py command with force=true")
+    reranker = as_it_is(str(weights), settings) if run is None else of_run(run, settings)
     nothing = Requests(catalog_of([]), np.zeros(0, dtype=np.int64), Ragged.empty(0))
     reranker.load(Path(weights), nothing)
     reranker.serve()
@@ -69,6 +64,8 @@ def weights_of(run: Path) -> Path:
         raise UserError(
             f"{run} pools {len(folds)} folds and has no model of its own; load one of {', '.join(map(str, folds))}"
         )
+    if not (run / "model").is_dir():
+        raise UserError(f"{run} has no model/; repeat its train.py command with force=true")
     return run / "model"
 
 
@@ -121,7 +118,7 @@ def made(cls: Any, node: dict[str, Any], **built: Any) -> Any:
         raise UserError(f"{cls.__name__} cannot be made of these settings: {error}") from None
 
 
-def as_it_is(model: str, name: str, settings: dict[str, Any]) -> Reranker:
+def as_it_is(model: str, settings: dict[str, Any]) -> Reranker:
     """Weights without a run."""
     from transformers import AutoConfig
 
@@ -129,8 +126,8 @@ def as_it_is(model: str, name: str, settings: dict[str, Any]) -> Reranker:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{name} is no run, and no model that can be loaded ({' '.join(str(error).split())[:200]}); name a run "
-            "folder, a folder of weights, or a model of the hub that this machine can reach"
+            f"{model} is no run, and no model that can be loaded ({' '.join(str(error).split())[:200]}); name a run, "
+            "its folder, a folder of weights, or a model of the hub that this machine can reach"
         ) from None
     architectures = " ".join(config.architectures or [])
     untrained = {"trainer": TrainerConfig(num_train_epochs=0), "model": model}
@@ -147,6 +144,6 @@ def as_it_is(model: str, name: str, settings: dict[str, Any]) -> Reranker:
         node = {"name": "letter", "max_length": length, "max_item_length": PASSAGE_LENGTH} | settings
         return made(LetterReranker, node, **untrained)
     raise UserError(
-        f"{name} is a {architectures or 'model of unknown architecture'}, neither a cross-encoder "
+        f"{model} is a {architectures or 'model of unknown architecture'}, neither a cross-encoder "
         "(ForSequenceClassification) nor a causal language model; train it first, with reranker.model="
     )

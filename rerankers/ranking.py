@@ -21,7 +21,7 @@ from data.sources.passages import cleaned
 from rerankers.base import Reranker
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranking:
     """Best first. `scores, ranked = ranking` unpacks the two that belong together."""
 
@@ -52,7 +52,7 @@ class TextRanker:
     @overload
     def rank(
         self,
-        query: Sequence[str],
+        query: list[str] | tuple[str, ...],
         passages: Sequence[str] | Sequence[Sequence[str]],
         top_k: int | None = None,
         normalize: bool = False,

@@ -241,6 +241,8 @@ class CrossEncoderReranker(Reranker):
 
     def serve(self) -> None:
         """Weights of half precision stay so: `scoring_in` then has nothing to change."""
+        if self.network.new_head:
+            raise UserError(f"{self.model} has no head, and a random one ranks nothing; name a model that was trained")
         convert(self.network, DTYPES[self.dtype])
 
     def chance_loss(self, requests: Requests | None) -> float | None:

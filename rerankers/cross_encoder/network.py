@@ -119,8 +119,17 @@ def load(name: str, max_length: int) -> PairEncoder:
     model, tokenizer = network[0].model, network.tokenizer
     check_fit(name, model, tokenizer, max_length)
     network.new_head = has_new_head(name, model)
+    first_token_alone(model)
     network.pairs = PairTokens(tokenizer, max_length)
     return network
+
+
+def first_token_alone(model: Any) -> None:
+    """Of BERT and RoBERTa the head reads the last layer's first token, so nothing after its attention is computed for
+    the others: the same logits and gradients with 6 layers for an eighth of the work less."""
+    if model.config.model_type in ("bert", "roberta", "xlm-roberta"):
+        last = model.base_model.encoder.layer[-1]
+        last.attention.output.register_forward_pre_hook(lambda module, inputs: tuple(x[:, :1] for x in inputs))
 
 
 @contextlib.contextmanager
@@ -158,4 +167,5 @@ def convert(network: PairEncoder, dtype: torch.dtype) -> Any:
 
 
 def body(network: PairEncoder) -> list[torch.nn.Parameter]:
-    return [p for name, p in network[0].model.named_parameters() if not name.startswith("classifier.")]
+    model: Any = network[0].model
+    return [p for name, p in model.named_parameters() if not name.startswith("classifier.")]
