@@ -103,7 +103,7 @@ def prompt_lengths(lengths: np.ndarray, shortened: np.ndarray, passages: bool = 
     evidence = f"prompts of {middle:.0f} tokens (at most {high:.0f}), {shortened.mean():.1%} shortened"
     if shortened.mean() <= 0.1:
         return Finding("prompt length", OK, evidence)
-    advice = "raise reranker.max_item_length where items are cut, reranker.max_length where histories lose items"
+    advice = "raise reranker.max_length, or reranker.max_item_length where there is one and items are cut"
     if passages:
         advice = "raise reranker.max_length, and reranker.max_item_length where there is one: passages are cut"
     return Finding("prompt length", WARN, evidence, advice)

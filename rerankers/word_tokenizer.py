@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -17,8 +17,7 @@ def word_tokenizer(texts: Sequence[str], size: int, special: list[str], lower: b
     if lower:
         normalizer = normalizers.Sequence([normalizer, normalizers.Lowercase()])
     splitter = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), "removed", invert=True)
-    counts = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-    frequent = sorted(counts, key=lambda word: (-counts[word], word))
+    frequent = by_frequency(split_words(texts, normalizer, splitter))
     vocabulary = {word: number for number, word in enumerate([*special, *frequent][:size])}
     begin, padding, end, unknown = special
     whole_words = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
@@ -38,3 +37,15 @@ def word_tokenizer(texts: Sequence[str], size: int, special: list[str], lower: b
         unk_token=unknown,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+def split_words(texts: Iterable[str], normalizer: Any, splitter: Any) -> Iterator[str]:
+    """The words and signs that a tokenizer of these two parts sees."""
+    for text in texts:
+        yield from (word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+
+
+def by_frequency(words: Iterable[str]) -> list[str]:
+    """Each once, the most frequent first; equally frequent ones by their spelling."""
+    counts = Counter(words)
+    return sorted(counts, key=lambda word: (-counts[word], word))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from data.dataset import sha256
 from data.errors import UserError, in_range, one_of
 from rerankers.letter.labels import LETTERS
 from rerankers.training import device, sample_of_weights
+from rerankers.word_tokenizer import by_frequency, split_words
 
 disable_progress_bar()  # "writing model shards" at every checkpoint
 
@@ -111,13 +111,8 @@ class Scratch:
 
         normalizer = normalizers.NFC()
         splitter = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), "removed", invert=True)
-
-        def words(text: str) -> list[str]:
-            return [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
-
-        counts = Counter(word for text in texts for word in words(text))
-        frequent = sorted(counts, key=lambda word: (-counts[word], word))
-        known = dict.fromkeys([*SPECIAL, *(word for text in always for word in words(text)), *frequent])
+        frequent = by_frequency(split_words(texts, normalizer, splitter))
+        known = dict.fromkeys([*SPECIAL, *split_words(always, normalizer, splitter), *frequent])
         vocabulary = {word: number for number, word in enumerate(list(known)[: self.vocab_size])}
         whole_words = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
         whole_words.normalizer, whole_words.pre_tokenizer = normalizer, splitter
