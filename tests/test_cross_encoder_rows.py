@@ -221,6 +221,11 @@ def test_what_cannot_be_learned_from_is_one_sentence(data: tuple[Dataset, Split]
     make(tmp_path, hard_neg_retriever="tfidf").build(dataset, replace(split, retriever=None))
 
 
+def test_users_have_no_snippets(demo: Dataset, split: Split, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"augment\.snippets=2 cuts queries from passages, and the dataset has users"):
+        make(tmp_path, augment=Augment(snippets=2)).build(demo, split)
+
+
 def test_told_apart_by_hand() -> None:
     logits = np.array([[2.0, 0.0, 2.0], [-1.0, 1.0, -3.0], [0.0, 0.0, 0.0]], dtype=np.float32)
     got = told_apart(logits)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data.dataset import Catalog, Ragged
-from data.errors import in_range
+from data.errors import UserError, in_range
 from data.splits import Phase, Split
 
 
@@ -29,7 +29,11 @@ def with_snippets(split: Split, catalog: Catalog, augment: Augment, seed: int) -
     """The split with pseudo-queries in its training part; what is too like a validation or test query is left out."""
     if not augment.snippets:
         return split
-    assert split.validation.queries is not None and split.test.queries is not None
+    if split.validation.queries is None or split.test.queries is None:
+        raise UserError(
+            f"reranker.augment.snippets={augment.snippets} cuts queries from passages, and the dataset has users; "
+            "leave it out"
+        )
     held_out = [*map(str, split.validation.queries), *map(str, split.test.queries)]
     from data.snippets import snippets
 

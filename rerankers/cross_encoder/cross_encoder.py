@@ -142,8 +142,7 @@ class CrossEncoderReranker(Reranker):
 
     def build(self, dataset: Dataset, split: Split) -> None:
         seed_everything(self.seed)
-        if dataset.queries is not None:
-            split = with_snippets(split, dataset.catalog, self.augment, self.seed)
+        split = with_snippets(split, dataset.catalog, self.augment, self.seed)
         self.texts = item_texts(dataset.catalog, self.item_text)
         if split.train.queries is not None:
             self.texts += map(str, split.train.queries)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 
 from data.errors import UserError
@@ -34,6 +36,20 @@ class PairTrainer(RankingEvaluation, CrossEncoderTrainer):  # type: ignore[misc]
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """The run folder says how the model was made."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Without a model card and pickled arguments."""
+        self.model.save_pretrained(str(output_dir or self.args.output_dir), create_model_card=False)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        """The weights alone; the library opens a second model beside the first, on the GPU too."""
+        files = sorted(Path(checkpoint_path).glob("model*.safetensors"))
+        weights = {name: x for file in files for name, x in load_file(file).items()}
+        self.model[0].model.load_state_dict(weights)
+
+    def _load_best_model(self) -> None:
+        """The library writes to its log what fails here, and goes on with the last model."""
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
 def train_pairs(reranker: CrossEncoderReranker, validate: Validate | None, log: Log) -> tuple[float, TrainerConfig]:
