@@ -71,15 +71,10 @@ def weights_of(run: Path) -> Path:
 
 def of_run(run: Path, settings: dict[str, Any]) -> Reranker:
     """As it was trained, but for `settings`. A passage is all that is read: `item_text`, which adds to it, is off."""
-    from omegaconf import OmegaConf
-
-    config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    try:
-        node, trainer = dict(config["reranker"]), config["trainer"]
-        cls = own_class(str(node.pop("_target_")), run)
-    except (KeyError, TypeError):
-        raise UserError(f"{run / 'config.yaml'} describes no reranker; name another run") from None
-    if set(cls.requires) != {"text"}:
+    config = config_of(run)
+    node, trainer = dict(config["reranker"]), config["trainer"]
+    cls = own_class(str(node.pop("_target_")), run)
+    if not reads_text(cls):
         by = "ranks items by their ids" if "interactions" in cls.requires else "has scores for its own items alone"
         raise UserError(
             f"{run.name} is a run of reranker={node.get('name')}, which {by} and reads no text; load a run of "
@@ -87,6 +82,22 @@ def of_run(run: Path, settings: dict[str, Any]) -> Reranker:
         )
     node |= {"item_text": "text_only"} if "item_text" in node else {}
     return made(cls, node | settings, trainer=made(TrainerConfig, trainer), seed=int(config.get("seed", 0)))
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    try:
+        if config["reranker"]["_target_"] and config["trainer"]:
+            return config
+    except (KeyError, TypeError):
+        pass
+    raise UserError(f"{run / 'config.yaml'} describes no reranker; name another run")
+
+
+def reads_text(cls: type[Reranker]) -> bool:
+    return set(cls.requires) == {"text"}
 
 
 def own_class(target: str, run: Path) -> type[Reranker]:

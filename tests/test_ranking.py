@@ -227,6 +227,7 @@ def test_a_run_without_a_model_names_what_to_load(run: Path, tmp_path: Path) -> 
     (other / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="has no model/"):
         load_reranker("other", root=tmp_path)
+    (other / "model").mkdir()
     text = (other / "config.yaml").read_text()
     for target, said in (("os.path.join", "is not a class of this project"), ("rerankers.base.Log", "not a reranker")):
         changed = text.replace("rerankers.cross_encoder.cross_encoder.CrossEncoderReranker", target)
