@@ -141,6 +141,25 @@ def test_saved_and_loaded_models_score_identically(data: tuple[Dataset, Split], 
     assert np.array_equal(again.score(requests), scores)
 
 
+def test_what_is_read_is_told(data: tuple[Dataset, Split], folder: Path, tmp_path: Path) -> None:
+    dataset, split = data
+    reranker = make(tmp_path, folder, 0, max_length=20)
+    reranker.build(dataset, split)
+    requests = asked(dataset, split)
+    assert requests.candidates is not None and requests.queries is not None
+    requests.candidates[3] = -1  # a request without any
+    reads, facts = reranker.inputs(requests), reranker.facts(requests)
+    tokenizer, texts = reranker.network.tokenizer, dataset.catalog.description
+    for row, own in enumerate(requests.candidates):
+        pairs = [(requests.queries[row], texts[item]) for item in own[own >= 0]]
+        whole = [tokenizer(*pair)["input_ids"] for pair in pairs]
+        cut = [tokenizer(*pair, truncation=True, max_length=20)["input_ids"] for pair in pairs]
+        assert reads[row] == "\n".join(map(tokenizer.decode, cut))
+        assert facts["prompt_lengths"][row] == max(map(len, cut), default=0)
+        assert facts["shortened"][row] == any(len(ids) > 20 for ids in whole)
+    assert (reranker.score(requests)[3] == np.finfo(np.float32).min).all()
+
+
 @pytest.mark.parametrize("loss", ["listwise", "lambda"])
 def test_other_losses_are_saved_without_a_sigmoid(
     loss: str, data: tuple[Dataset, Split], folder: Path, tmp_path: Path

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ from rerankers.cross_encoder.dev_metrics import dev_groups, dev_metrics
 from rerankers.cross_encoder.losses import LOSSES, chance_loss
 from rerankers.cross_encoder.network import PairEncoder, Scratch, convert, load
 from rerankers.cross_encoder.pairs import Pair
+from rerankers.cross_encoder.records import inputs, lengths, training_info
 from rerankers.cross_encoder.rows import PairRows
 from rerankers.cross_encoder.scoring import DTYPES, FlagScorer, free_memory, score_pairs
 from rerankers.cross_encoder.trainer import train_pairs
@@ -169,14 +170,13 @@ class CrossEncoderReranker(Reranker):
         self.__dict__.pop("flag", None)
         if self.__dict__.pop("network", None) is not None:
             free_memory()
-        if self.init == "scratch":
-            torch.manual_seed(self.seed)
-            with tempfile.TemporaryDirectory() as folder:
-                self.scratch.save(Path(folder), self.texts, self.max_length)
-                self._use(load(folder, self.max_length))
-        else:
-            torch.manual_seed(self.seed)  # of a head that the model does not have
+        torch.manual_seed(self.seed)  # also of a head that a pretrained model does not have
+        if self.init == "pretrained":
             self._use(load(self.model, self.max_length))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            self.scratch.save(Path(folder), self.texts, self.max_length)
+            self._use(load(folder, self.max_length))
 
     def _use(self, network: PairEncoder) -> None:
         self.network = network
@@ -248,53 +248,17 @@ class CrossEncoderReranker(Reranker):
         """Of the best constant score: listwise ln of the group's size, bce the entropy of the weighted labels."""
         return chance_loss(self.loss, 1 + self.n_negatives, self.positive_weight)
 
-    def pairs_of(self, requests: Requests) -> list[list[Pair]]:
-        """Of each request."""
-        texts, items = item_texts(requests.catalog, self.item_text), self.items(requests)
-        queries = self.queries(requests)
-        return [[(query, texts[item]) for item in row[row >= 0]] for query, row in zip(queries, items, strict=True)]
-
     def inputs(self, requests: Requests) -> list[str]:
         """The pairs of a request, a line each."""
-        pairs = self.network.pairs
-        out = []
-        for own in self.pairs_of(requests):
-            if not own:
-                out.append("")
-                continue
-            batch = pairs.batch(pairs.of(own))
-            lines = [ids[mask.bool()] for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
-            out.append("\n".join(self.network.tokenizer.decode(ids) for ids in lines))
-        return out
+        return inputs(self, requests)
 
     def facts(self, requests: Requests) -> dict[str, np.ndarray]:
-        pairs = self.network.pairs
-        lengths, shortened = [], []
-        for own in self.pairs_of(requests):
-            lengths.append(max((pairs.length(parts) for parts in pairs.of(own)), default=0))
-            shortened.append(bool(pairs.shortened(own).any()))
-        out = training_facts(self, self.network)
-        if hasattr(self, "dev_metrics"):
-            out["dev_metrics"] = np.array(list(self.dev_metrics.values()))
-        return out | {"prompt_lengths": np.array(lengths), "shortened": np.array(shortened)}
+        dev = {"dev_metrics": np.array(list(self.dev_metrics.values()))} if hasattr(self, "dev_metrics") else {}
+        return training_facts(self, self.network) | dev | lengths(self, requests)
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """training_info.json and dev_metrics.json of the run folder."""
         if not hasattr(self, "used"):
             return {}
-        settings = {k: v for k, v in asdict(self).items() if k not in ("trainer", "checkpoints")}
-        batch, steps = self.used.per_device_train_batch_size, self.used.gradient_accumulation_steps
-        info = {
-            "reranker": settings,
-            "trainer": asdict(self.trainer),
-            "batch_that_fitted": {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps},
-            "effective_batch_size": batch * steps,
-            "mixed_precision": self.half_precision or "none",
-            "positive_weight": self.positive_weight,
-            "training_groups": len(self.rows.owner),
-            "training_rows": len(self.rows),
-            "texts_a_group": self.rows.size,
-            "device": str(device()),
-        }
         dev = {"dev_metrics.json": self.dev_metrics} if hasattr(self, "dev_metrics") else {}
-        return {"training_info.json": info, **dev}
+        return {"training_info.json": training_info(self), **dev}

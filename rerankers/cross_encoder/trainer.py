@@ -45,7 +45,8 @@ class PairTrainer(RankingEvaluation, CrossEncoderTrainer):  # type: ignore[misc]
         """The weights alone; the library opens a second model beside the first, on the GPU too."""
         files = sorted(Path(checkpoint_path).glob("model*.safetensors"))
         weights = {name: x for file in files for name, x in load_file(file).items()}
-        self.model[0].model.load_state_dict(weights)
+        network: Any = self.model
+        network[0].model.load_state_dict(weights)
 
     def _load_best_model(self) -> None:
         """The library writes to its log what fails here, and goes on with the last model."""

@@ -1,0 +1,61 @@
+"""What is told of a cross-encoder: the pairs it reads, their lengths, and all settings of its training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.dataset import Requests
+from data.texts import item_texts
+from rerankers.cross_encoder.pairs import Pair
+from rerankers.training import device
+
+if TYPE_CHECKING:
+    from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
+
+
+def pairs_of(reranker: CrossEncoderReranker, requests: Requests) -> list[list[Pair]]:
+    """Of each request."""
+    texts, items = item_texts(requests.catalog, reranker.item_text), reranker.items(requests)
+    queries = reranker.queries(requests)
+    return [[(query, texts[item]) for item in row[row >= 0]] for query, row in zip(queries, items, strict=True)]
+
+
+def inputs(reranker: CrossEncoderReranker, requests: Requests) -> list[str]:
+    """The pairs of a request as the model has them, a line each; empty without a candidate."""
+    pairs, decode = reranker.network.pairs, reranker.network.tokenizer.decode
+    out = []
+    for own in pairs_of(reranker, requests):
+        lines = [pairs.batch([parts])["input_ids"][0] for parts in pairs.of(own)]
+        out.append("\n".join(decode(ids) for ids in lines))
+    return out
+
+
+def lengths(reranker: CrossEncoderReranker, requests: Requests) -> dict[str, np.ndarray]:
+    """Tokens of each request's longest pair, and whether any of its pairs is shortened."""
+    pairs, own = reranker.network.pairs, pairs_of(reranker, requests)
+    return {
+        "prompt_lengths": np.array([max(map(pairs.length, pairs.of(some)), default=0) for some in own]),
+        "shortened": np.array([bool(pairs.shortened(some).any()) for some in own]),
+    }
+
+
+def training_info(reranker: CrossEncoderReranker) -> dict[str, Any]:
+    """Of a trained one; where the batch did not fit, the one that did stands beside it."""
+    settings = {k: v for k, v in asdict(reranker).items() if k not in ("trainer", "checkpoints")}
+    used, rows = reranker.used, reranker.rows
+    batch, steps = used.per_device_train_batch_size, used.gradient_accumulation_steps
+    return {
+        "reranker": settings,
+        "trainer": asdict(reranker.trainer),
+        "batch_that_fitted": {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps},
+        "effective_batch_size": batch * steps,
+        "mixed_precision": reranker.half_precision or "none",
+        "positive_weight": reranker.positive_weight,
+        "training_groups": len(rows.owner),
+        "training_rows": len(rows),
+        "texts_a_group": rows.size,
+        "device": str(device()),
+    }
