@@ -31,9 +31,8 @@ def cross_encoder_rows(cfg: DictConfig) -> list[Row]:
         what = save_minilm(Path(folder), pairs)
         scoring = scoring_rows(folder, pairs)
         training = training_rows(folder, pairs, cfg.steps)
-    scoring[0].note = lambda: (
-        f"{what}; {len(pairs):,} pairs of at most {MAX_LENGTH} tokens; {cfg.steps} training steps"
-    )
+    sizes = f"{what}; {len(pairs):,} pairs of at most {MAX_LENGTH} tokens; {cfg.steps} training steps of {BATCH} pairs"
+    scoring[0].note = lambda: sizes
     return [*scoring, *training]
 
 

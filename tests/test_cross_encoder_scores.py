@@ -57,6 +57,25 @@ def test_scores_are_those_of_the_libraries_after_saving(network: PairEncoder, tm
     assert np.allclose(library.predict(PAIRS), 1 / (1 + np.exp(-scores)), atol=1e-5), "bce is saved with its sigmoid"
 
 
+def test_the_last_layer_of_the_first_token_alone_gives_all_gradients(network: PairEncoder, folder: Path) -> None:
+    library = CrossEncoder(str(folder), num_labels=1, device="cpu")
+    gradients = []
+    for model in (network, library):
+        model.train()
+        batch = network.pairs.batch(network.pairs.of(PAIRS[:8]))
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.zero_grad()
+        model(batch)["scores"].square().sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        model.zero_grad()
+    ours, theirs = gradients
+    assert ours.keys() == theirs.keys() and len(ours) > 30
+    for name, gradient in theirs.items():
+        assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max() + 1)), name
+
+
 def test_flag_embedding_scores_the_same(network: PairEncoder, tmp_path: Path) -> None:
     from FlagEmbedding import FlagReranker
 

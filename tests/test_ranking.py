@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_run(tmp_path_factory.mktemp("root"))
 
 
-@pytest.fixture(scope="module", params=["xlm-roberta", "bert"])
+@pytest.fixture(scope="module", params=["xlmr", "bert"])
 def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_cross_encoder(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -203,7 +203,7 @@ def test_what_cannot_be_loaded_ends_in_one_sentence(run: Path, folder: Path, tmp
     assert "unknown key dtpye of CrossEncoderReranker" in said(run, dtpye="bfloat16")
     assert "reranker.dtype=int4 is not allowed" in said(run, dtype="int4")
     assert "reranker.max_length=5000 exceeds the 64 positions" in said(folder, max_length=5000)
-    several = random_cross_encoder(tmp_path / "several", labels=3)
+    several = random_cross_encoder(tmp_path / "several", num_labels=3)
     assert "with 3 labels, not a cross-encoder with one logit" in said(several)
     config = json.loads((folder / "config.json").read_text())
     encoder = shutil.copytree(folder, tmp_path / "encoder")

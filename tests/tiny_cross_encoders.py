@@ -1,20 +1,15 @@
-"""Cross-encoders small enough for tests: random ones in the hub's layout, and a finished run."""
+"""A cross-encoder of a few Vietnamese texts as a folder of the hub's layout, and a finished run of one."""
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from conftest import only_run
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    XLMRobertaConfig,
-    XLMRobertaForSequenceClassification,
-)
+from tiny_pairs import folder_of
 
 from experiments.launch import ROOT
+from rerankers.cross_encoder.network import SPECIAL
 from rerankers.word_tokenizer import word_tokenizer
 from train import train
 
@@ -36,24 +31,9 @@ SMALL = [
 ]  # fmt: skip
 
 
-def random_cross_encoder(folder: Path, kind: str = "xlm-roberta", labels: int = 1, seed: int = 0) -> Path:
-    """Wide random weights, so that texts get different scores."""
-    torch.manual_seed(seed)
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    tokenizer = word_tokenizer(TEXTS, 500, special, lower=True)
-    shape: dict[str, Any] = {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "intermediate_size": 64, "initializer_range": 0.3, "max_position_embeddings": 66, "type_vocab_size": 2,
-        "pad_token_id": 1, "num_labels": labels,
-    }  # fmt: skip
-    model: Any = (
-        BertForSequenceClassification(BertConfig(**shape))
-        if kind == "bert"
-        else XLMRobertaForSequenceClassification(XLMRobertaConfig(**shape, bos_token_id=0, eos_token_id=2))
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def random_cross_encoder(folder: Path, family: str = "xlmr", **settings: Any) -> Path:
+    """It knows the words of TEXTS."""
+    return folder_of(family, word_tokenizer(TEXTS, 500, SPECIAL, lower=True), folder, **settings)
 
 
 def composed(root: Path, *overrides: str) -> DictConfig:
