@@ -34,7 +34,7 @@ def test_every_row_is_timed_and_scores_agree(
     assert len(speed) == 7 and all(value > 0 for value in speed.values())
     shown = capsys.readouterr().out
     assert "a tiny model; 12 pairs of at most 64 tokens; 1 training steps of 32 pairs" in shown
-    differences = re.findall(r": (\d\.\de-\d\d)", shown)
+    differences = re.findall(r": (\d\.\de[-+]\d\d)", shown)
     assert len(differences) == 2 and all(float(value) < 1e-4 for value in differences), shown
 
 
