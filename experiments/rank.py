@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from data.text_lists import Text
     from rerankers import Ranking
 
-VERBATIM = ("query", "passages", "out", "run")  # keys whose values Hydra's grammar must not read
+VERBATIM = ("query", "passages", "column", "out", "run")  # keys whose values Hydra's grammar must not read
 WIDEST, SHORTEST = 24, 20  # letters of an id, and of a passage
 ENDINGS = (".csv", ".jsonl")
 
