@@ -6,8 +6,11 @@
 The run's own overrides come first, then the new ones; the result goes to <run>/evaluations/<hash>/.
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
@@ -15,6 +18,9 @@ from omegaconf import DictConfig
 from data.errors import UserError
 from experiments.launch import job, launch
 from experiments.recompose import with_overrides_of_the_run
+
+if TYPE_CHECKING:
+    from data.dataset import Requests
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -36,6 +42,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             notes = compare(record, stages.trained_on(experiment, dataset))
             data = stages.open_data(experiment, dataset)
             reranker = experiment.reranker
+            unseen(record.get("queries", []), data.test.requests)
             reranker.check(data.test.requests)
             reranker.load(run.folder / "model", data.test.requests)
             record |= stages.validated_again(experiment, reranker, data, record)
@@ -55,6 +62,17 @@ def compare(trained: dict[str, object], asked: dict[str, object]) -> list[str]:
                 "what it has seen, or compare it with rows that have seen more; train again with train.py"
             )
     return []
+
+
+def unseen(trained: list[str], requests: Requests) -> None:
+    """Refuses test queries that the model was trained on, whatever file or fold they come from."""
+    from experiments.stages import query_hashes
+
+    if n := len(set(trained) & set(query_hashes(requests.queries))):
+        raise UserError(
+            f"{n} of the {len(requests)} test queries were trained on by this run; leave them out, or train again "
+            "with train.py on this data"
+        )
 
 
 def main() -> None:

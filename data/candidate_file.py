@@ -47,11 +47,13 @@ def write_lists(path: Path, dataset: Dataset, phases: dict[str, tuple[np.ndarray
     partial.replace(path)
 
 
-def to_lists(file: RunFile, dataset: Dataset, users: np.ndarray, name: str, missing_requests: str) -> Lists:
+def to_lists(file: RunFile | None, dataset: Dataset, users: np.ndarray, name: str, missing_requests: str) -> Lists:
     """The lists of user rows [R]: known, distinct items; else a UserError. With missing_requests="empty" a user
-    without a list has an empty one, whose relevant items all count as missed."""
+    without a list has an empty one, whose relevant items all count as missed. None: nobody has a list."""
+    if file is None or not len(users):
+        return np.full((len(users), 1), -1, dtype=np.int32), np.full((len(users), 1), -np.inf, dtype=np.float32)
     place = pd.Index(file.requests).get_indexer(pd.Index(dataset.user_id[users]))
-    if len(users) and (place < 0).all():
+    if (place < 0).all() and missing_requests == "error":
         raise UserError(
             f"{file.path} has none of the {len(users):,} {name} users (it has {file.requests[0]!r}, the dataset "
             f"{dataset.user_id[users[0]]!r}); give the dataset's own user ids"

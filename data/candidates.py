@@ -128,7 +128,8 @@ def prepare(
         files, digest = read_run_file(path, "candidates"), file_sha256(path)
     requests, relevance = {}, {}
     for name, phase in phases.items():
-        lists = to_lists(files[name], dataset, phase.ids, name, candidates.missing_requests)
+        missing = candidates.missing_requests if candidates.mode == "file" else "empty"  # a first stage may find none
+        lists = to_lists(files.get(name), dataset, phase.ids, name, missing)
         requests[name], relevance[name] = to_requests(dataset, phase, lists, candidates), Relevance(phase.relevant)
         if candidates.mode == "file":
             check_lists(files[name], name, requests[name], relevance[name])

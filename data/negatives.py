@@ -6,13 +6,16 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 
-from data.dataset import Dataset, Ragged
+from data.dataset import Catalog, Dataset, Ragged
 from data.errors import UserError
 from data.keys import keys
 from data.progress import bar
 from data.retrievers import Retriever
 from data.splits import Phase
+from data.texts import folded, item_texts
 
 ROWS = 1024  # requests drawn at a time
 HARD = 100  # best items of the first stage that hard negatives are drawn from
@@ -105,7 +108,7 @@ class TrainingNegatives:
         """[B, size] int32: at most `n_hard` of each row of `pool` [B, top_k], the rest uniform over what is left."""
         order = np.argsort(rng.random(pool.shape) + (pool < 0), axis=1)[:, :n_hard]
         hard = np.take_along_axis(pool, order, axis=1)  # -1 where the pool is short
-        none = self.n_items + size
+        none = self.n_items
         taken = np.concatenate([own.last(int(own.lengths.max(initial=0))), hard], axis=1)
         taken = np.sort(np.where(taken < 0, none, taken), axis=1)
         taken[:, 1:][taken[:, 1:] == taken[:, :-1]] = none  # a passage that is named twice
@@ -116,9 +119,34 @@ class TrainingNegatives:
         return rng.permuted(np.take_along_axis(both, first, axis=1), axis=1)
 
 
+def relevant_by_text(asked: Phase, catalog: Catalog) -> Ragged:
+    """[Q] of each query all that no negative may be: what is relevant to it or to a query of the same words, and every
+    passage with the words of one of these."""
+    assert asked.queries is not None
+    query, query_text = distinct([folded(str(text)) for text in asked.queries])
+    item, item_text = distinct([folded(text) for text in item_texts(catalog)])
+    known = asked.histories
+    said = query_text @ sp.csr_matrix(
+        (np.ones(len(known.values)), (query[known.row_of_value], item[known.values])),
+        shape=(query_text.shape[1], item_text.shape[1]),
+    )
+    wide = (said @ item_text.T).tocsr()
+    wide.sort_indices()
+    return Ragged(wide.indices.astype(np.int32), wide.indptr.astype(np.int64))
+
+
+def distinct(texts: list[str]) -> tuple[np.ndarray, sp.csr_matrix]:
+    """[n] number of each text, and the same as a matrix [n, texts] of ones."""
+    number = pd.factorize(np.array(texts, dtype=object))[0]
+    rows = np.arange(len(texts))
+    return number, sp.csr_matrix(
+        (np.ones(len(texts)), (rows, number)), shape=(len(texts), int(number.max(initial=-1)) + 1)
+    )
+
+
 def uniform(taken: np.ndarray, n_items: int, k: int, rng: np.random.Generator) -> np.ndarray:
     """[B, k] int32 distinct items below `n_items` that are not in `taken` [B, M], whose rows are sorted and hold, once
-    each, items and, last, numbers from `n_items` + k on.
+    each, items and, last, padding: any numbers from `n_items` on.
 
     The x-th free item is x plus the taken ones before it. A row with fewer than k free items is to be read as far as
     it has some.
@@ -127,7 +155,8 @@ def uniform(taken: np.ndarray, n_items: int, k: int, rng: np.random.Generator) -
     for place in range(k):
         free = n_items - (taken < n_items).sum(axis=1)
         x = rng.integers(0, np.maximum(free, 1))[:, None]
-        before = (taken - np.arange(taken.shape[1]) <= x).sum(axis=1, keepdims=True)
+        skipped = np.where(taken < n_items, taken - np.arange(taken.shape[1]), n_items)  # padding is before nothing
+        before = (skipped <= x).sum(axis=1, keepdims=True)
         drawn[:, place : place + 1] = x + before
         taken = np.sort(np.concatenate([taken, x + before], axis=1), axis=1)
     return drawn

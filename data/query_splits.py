@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from data.dataset import Dataset, Ragged
 from data.errors import UserError, check_seed, in_range, one_of
 from data.splits import Phase, Split
+from data.texts import folded
 
 PARTS = ("train", "validation", "test")
 
@@ -44,6 +45,8 @@ class QueryFolds:
         check_queries(dataset)
         rng = np.random.default_rng(self.seed)
         groups, notes = texts(dataset), [f"fold {self.fold} of {self.folds} is the test"]
+        if dataset.parts is not None:
+            notes.append("the files' own parts are not used; protocol=query_files tests on them")
         if self.group_by == "document":
             groups = documents(dataset)
             sizes = np.bincount(groups)
@@ -97,7 +100,7 @@ def check_queries(dataset: Dataset) -> None:
 def texts(dataset: Dataset) -> np.ndarray:
     """[U] number of the text of each query: the same words asked twice must not be trained on and tested."""
     assert dataset.queries is not None
-    return pd.factorize(np.array([" ".join(text.split()).casefold() for text in dataset.queries], dtype=object))[0]
+    return pd.factorize(np.array([folded(text) for text in dataset.queries], dtype=object))[0]
 
 
 def documents(dataset: Dataset) -> np.ndarray:

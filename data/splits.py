@@ -58,26 +58,31 @@ class Split:
         top_k: int | None = None,
         margin: float | None = None,
         retriever: Retriever | None = None,
+        asked: Phase | None = None,
     ) -> TrainingNegatives:
-        """Negatives for training rows; the hard ones of a first stage that is fit on the training part alone.
+        """Negatives for training rows, or for those of `asked`; the hard ones of a first stage that is fit on the
+        training part alone.
 
         `retriever` None is the candidates' own. Hard ones are among its `top_k` (None: 100) best; for queries they are
         mined here, once, with `margin`, see `data.mining`. Where there are users there is no margin: what was not
         taken is not known to be like what was.
         """
         from data.mining import mine
-        from data.negatives import HARD, TrainingNegatives
+        from data.negatives import HARD, TrainingNegatives, relevant_by_text
 
         fitted, mined = None, None
+        asked = self.train if asked is None else asked
+        if asked.queries is not None:
+            asked = replace(asked, histories=relevant_by_text(asked, catalog))
         if hard_share:
             fitted = copy.copy(retriever or self.retriever)  # the candidates' own may know validation items
             if fitted is None:
                 raise UserError("there is no first stage to take hard negatives from; use random negatives")
             fitted.check(self.train.queries)
             fitted.fit(catalog, self.train)
-            if self.train.queries is not None:
-                mined = mine(fitted, self.train, len(catalog), HARD if top_k is None else top_k, margin)
-        return TrainingNegatives(self.train.histories, len(catalog), fitted, hard_share, top_k, mined)
+            if asked.queries is not None:
+                mined = mine(fitted, asked, len(catalog), HARD if top_k is None else top_k, margin)
+        return TrainingNegatives(asked.histories, len(catalog), fitted, hard_share, top_k, mined)
 
 
 @dataclass

@@ -14,6 +14,11 @@ def check_item_text(mode: str) -> None:
     one_of("reranker.item_text", mode, tuple(FIELDS))
 
 
+def folded(text: str) -> str:
+    """What two texts share that say the same: neither case nor blanks count."""
+    return " ".join(text.split()).casefold()
+
+
 def item_texts(catalog: Catalog, mode: str = "text_only") -> list[str]:
     """One text an item: its title, or the words of an item without a title (a passage); `mode` adds a field to it,
     where the item has it. No item with that field is a UserError."""

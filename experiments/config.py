@@ -116,6 +116,8 @@ class Experiment:
         config = {name: self.resolved[name] for name in ("protocol", "reranker", "seed")} | {"candidates": self._drawn}
         if self.protocol.fusion == "none":  # as before there was any
             config["protocol"] = {k: v for k, v in config["protocol"].items() if k != "fusion"}
+        if self.reranker.mines_first_stage and self.candidates.mode == "file":  # where it ranks nothing
+            config["mined"] = self.resolved["candidates"]["retriever"]
         if self.reranker.trains:
             config["trainer"] = {k: v for k, v in self.resolved["trainer"].items() if k not in NO_NUMBER}
         files = [path for path in (*self.candidates.files, *self.reranker.files) if path.is_file()]

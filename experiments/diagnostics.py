@@ -110,7 +110,8 @@ class Diagnosis(Undiagnosed):
             found.append(data_checks.trainable(facts["parameters"], self.trained))
         n_rows = int(facts.get("training_rows", [len(self.split.train)])[0])
         n_queries = len(self.split.train) if self.passages else None
-        found.append(data_checks.samples(n_rows, part.requests.histories.lengths, n_queries))
+        if self.trained:
+            found.append(data_checks.samples(n_rows, part.requests.histories.lengths, n_queries))
         if "prompt_lengths" in facts:
             found.append(data_checks.prompt_lengths(facts["prompt_lengths"], facts["shortened"], self.passages))
         if letters:
@@ -226,8 +227,9 @@ class Diagnosis(Undiagnosed):
         value = scored.evaluated.means[primary]
         found = []
         moved = "weights" not in names(self.findings, FAIL)
-        if self.pinned and moved and spread < score_checks.ALIKE:
-            found.append(score_checks.collapse(spread, *self.pinned, self.rate(reranker)))
+        lossless = reranker.chance_loss(requests) is None  # then the scores alone tell
+        if (self.pinned or (lossless and self.trained)) and moved and spread < score_checks.ALIKE:
+            found.append(score_checks.collapse(spread, self.pinned, self.rate(reranker)))
             self.findings[:] = [  # one advice, not two
                 replace(f, advice=found[0].advice) if f.check.startswith("loss") and f.verdict == FAIL else f
                 for f in self.findings

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from data.dataset import Requests
-from data.files import write_json
+from data.files import read_json, write_json
 from experiments import fusion
 from experiments.config import Experiment
 from experiments.diagnostics import Undiagnosed
@@ -96,6 +96,7 @@ def report(
         "labels": [
             *labels(dataset, reranker, data.test.requests, c.labels, protocol),
             *notes,
+            *(f"the row untuned: {label}" for label in untuned_labels(folder) if label != "untuned"),
             *diagnosed,
         ],
         "notes": [*dataset.provenance.notes, *data.split.notes],
@@ -106,3 +107,8 @@ def report(
         "candidates_sha256": data.prepared.sha256,
     }
     write_json(folder / "manifest.json", manifest)
+
+
+def untuned_labels(folder: Path) -> list[str]:
+    path = (folder / UNTUNED).with_suffix(".json")
+    return list(read_json(path)["labels"]) if path.exists() else []

@@ -97,6 +97,7 @@ class Run:
         kept = [point for point in read_curves(self.folder) if point["step"] <= step]
         write_atomically(self.folder / "curves.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
         last = kept[-1] if kept else {"wall_seconds": 0, "cpu_seconds": 0}
+        self.last_step = -1
         self.wall_from = time.perf_counter() - last["wall_seconds"]
         self.cpu_from = time.process_time() - last["cpu_seconds"]
 
@@ -124,6 +125,10 @@ class Run:
             for name, value in values.items()
             if name != "epoch"
         ]
+        if step < self.last_step:  # the training began again, without the memory for its batch
+            kept = [point for point in read_curves(self.folder) if point["step"] < step]
+            write_atomically(self.folder / "curves.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
+        self.last_step = step
         with (self.folder / "curves.jsonl").open("a") as file:
             file.write("".join(json.dumps(point) + "\n" for point in points))
         return points

@@ -98,12 +98,12 @@ def order_sensitivity(metric: str, values: np.ndarray, changed: float, noise: fl
     return Finding("order", WARN if trained else INFO, evidence, advice)
 
 
-def collapse(std: float, loss: float, chance: float, rate: Rate) -> Finding:
-    """4 and 1 together: the model answers the same, whatever it reads. `loss` and `chance` in nats."""
-    evidence = (
-        f"the loss is pinned at {loss:.3f}, where {ln(chance)} is chance, and the scores of a request are identical "
-        f"(standard deviation {std:.2g})"
-    )
+def collapse(std: float, pinned: tuple[float, float] | None, rate: Rate) -> Finding:
+    """4 and 1 together: the model answers the same, whatever it reads. `pinned`: the loss and chance, in nats; None of
+    a loss that has no chance."""
+    evidence = f"the scores of a request are identical (standard deviation {std:.2g})"
+    if pinned:
+        evidence = f"the loss is pinned at {pinned[0]:.3f}, where {ln(pinned[1])} is chance, and {evidence}"
     others = "or another base model (reranker.model), or fewer or other negatives"
     return Finding("collapse", FAIL, evidence, f"{rate.advice(faster=False)}, {others}")
 

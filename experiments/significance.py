@@ -69,7 +69,7 @@ def compare(a: np.ndarray, b: np.ndarray, seed: int) -> Comparison:
         difference=float(d.mean()),
         low=float(low),
         high=float(high),
-        p_t=(1.0 if abs(d.mean()) < 1e-12 else 0.0) if constant else float(stats.ttest_1samp(d, 0.0).pvalue),
+        p_t=float(abs(d.mean()) < 1e-12 or len(d) < 2) if constant else float(stats.ttest_1samp(d, 0.0).pvalue),
         p_permutation=permutation_test(d, seed),
         effect_size=0.0 if constant else float(d.mean()) / deviation,
         smallest_difference=smallest_difference(deviation, len(d)),

@@ -6,13 +6,15 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from data.candidates import Prepared, prepare
-from data.dataset import Dataset, Relevance, Requests
+from data.dataset import Dataset, Relevance, Requests, sha256
 from data.errors import UserError
 from data.files import write_json, write_parquet
 from data.splits import Split
+from data.texts import folded
 from experiments import fusion
 from experiments.config import Experiment
 from experiments.curves import read_curves
@@ -52,7 +54,8 @@ def load(experiment: Experiment) -> Dataset:
     if lacks and passages:
         raise UserError(
             f"reranker={experiment.reranker.name} needs {lacks}, and dataset={dataset.name} has queries and passages; "
-            "choose a reranker of text, and use protocol=query_folds candidates/retriever=bm25"
+            "choose reranker=viranker, qwen_letter, first_stage or popularity, and "
+            "use protocol=query_folds candidates/retriever=bm25"
         )
     if lacks:
         raise UserError(
@@ -108,6 +111,12 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
         reranker.load(run.folder / "model", data.test.requests)
         run.put_checkpoints_away(reranker.keeps_checkpoints)
         return reranker
+    if reranker.trains and not len(data.validation.requests):
+        raise UserError(
+            f"{data.prepared.path} has no validation lists, which training needs; give candidates.validation_path="
+        )
+    for requests in (data.validation.requests, data.test.requests):
+        reranker.check(requests)
     score_untuned(experiment, run, data)
     run.begin_training()
 
@@ -118,12 +127,6 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
     def validate(score: ScoreFn) -> dict[str, float]:
         return data.validation(score, description="validating").means
 
-    if reranker.trains and not len(data.validation.requests):
-        raise UserError(
-            f"{data.prepared.path} has no validation lists, which training needs; give candidates.validation_path="
-        )
-    for requests in (data.validation.requests, data.test.requests):
-        reranker.check(requests)
     reranker.checkpoints = run.checkpoints
     try:
         with experiment.clock("train"), diagnosis.before(reranker):
@@ -148,6 +151,8 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
     sizes = reranker.facts(data.test.requests.take(slice(0, 1))).get("parameters", (0, 0))
     trained = {"seconds": seconds, "diagnosis": findings, "parameters": [int(n) for n in sizes]}
     trained |= valid | trained_on(experiment, data.dataset)
+    seen = data.split.train_and_validation if experiment.protocol.refit_on_validation else data.split.train
+    trained |= {"queries": query_hashes(seen.queries)}
     run.save_model(reranker.save, trained, reranker.keeps_checkpoints)
     return reranker
 
@@ -161,6 +166,7 @@ def score_untuned(experiment: Experiment, run: Run, data: Data) -> None:
         return
     with experiment.clock("untuned"):
         untuned.fit(data.dataset, data.split, None, lambda values, step: None)
+        write_json(path.with_suffix(".json"), {"labels": untuned.labels(data.test.requests)})
         write_parquet(path, pd.DataFrame(data.test(untuned.score, description="scoring untuned").values))
 
 
@@ -199,6 +205,11 @@ def trained_on(experiment: Experiment, dataset: Dataset) -> dict[str, object]:
         "split": experiment.resolved["protocol"]["split"],
         "refit_on_validation": experiment.protocol.refit_on_validation,
     }
+
+
+def query_hashes(queries: np.ndarray | None) -> list[str]:
+    """Of the words of each query; nothing of recommendation."""
+    return [] if queries is None else [sha256(folded(str(query)))[:16] for query in queries]
 
 
 def _refit(experiment: Experiment, run: Run, data: Data) -> Reranker:

@@ -102,14 +102,16 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
     """What the numbers say about the primary metric, and what this test set could show at all."""
     primary, name = manifest["primary"], manifest["reranker"]
     value = metrics[f"test/{primary}"]
-    speed = f"{cost['milliseconds_per_request']:.2g} ms a request"
+    speed = f"{milliseconds(cost)} a request"
     parts = []
     if is_chance(metrics, primary) and name != "random":
         low, high = metrics[f"test/chance_low/{primary}"], metrics[f"test/chance_high/{primary}"]
         parts.append(
             f"{name}'s {display(primary)} of {value:.4f} is what chance gives ({low:.4f} to {high:.4f}): it "
             + (
-                "has learned nothing that this test can see; look at the loss curve and the learning rate"
+                "cannot be better, and this test is too easy or too small to tell"
+                if value >= metrics[f"test/ceiling/{primary}"] - 1e-12
+                else "has learned nothing that this test can see; look at the loss curve and the learning rate"
                 if cost["trainable_parameters"]
                 else "knows nothing that this test can see"
             )
@@ -147,10 +149,15 @@ def _against(metrics: dict[str, float], which: str, label: str) -> str:
     return f"{'beats' if difference > 0 else 'is worse than'} {label} by {size}"
 
 
+def milliseconds(cost: dict[str, Any]) -> str:
+    value = cost["milliseconds_per_request"]
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
 def costs(cost: dict[str, Any]) -> str:
     if cost.get("made_elsewhere"):
         return "Cost: of a model made elsewhere, not known here."
     trainable, total = cost["trainable_parameters"], cost["total_parameters"]
     size = f"{trainable:,} of {total:,} parameters trained" if total else "no parameters"
-    speed = f"{cost['training_seconds']:.1f} s training, {cost['milliseconds_per_request']:.3g} ms a request"
+    speed = f"{cost['training_seconds']:.1f} s training, {milliseconds(cost)} a request"
     return f"Cost: {size}, {speed}, peak memory {cost['peak_memory_mb']:,.0f} MB, on {cost['device']}."

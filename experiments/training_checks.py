@@ -191,13 +191,16 @@ def weights_moved(change: float, rate: Rate) -> Finding:
 def gradients(norms: np.ndarray, clip: float, rate: Rate) -> Finding:
     """8: logged gradient norms [n], before clipping."""
     finite = norms[np.isfinite(norms)]
-    if len(finite) < len(norms):
+    if len(finite) < 0.9 * len(norms):
         evidence = f"{len(norms) - len(finite)} of {len(norms)} gradient norms are NaN or infinite"
         return Finding("gradients", FAIL, evidence, rate.advice(faster=False))
+    norms, skipped = finite, len(norms) - len(finite)
     middle, most = float(np.median(norms)), float(norms.max())
     evidence = f"norm {middle:.2g} (median), at most {most:.2g}"
     if clip > 0:
         evidence += f"; clipped at {clip:g} in {(norms > clip).mean():.0%} of the logged steps"
+    if skipped:
+        evidence += f"; infinite in {skipped}, steps that fp16 skips while it finds its scale"
     if middle < 1e-8:
         advice = "no gradient reaches the weights: check the loss mask, requires_grad and gradient checkpointing"
         return Finding("gradients", FAIL, evidence, advice)

@@ -108,6 +108,7 @@ class Reranker:
     validates: ClassVar[bool] = True  # whether it can score validation requests
     trains: ClassVar[bool] = False  # whether `fit` trains by the trainer's arguments; if not, no validation is run
     keeps_checkpoints: ClassVar[bool] = False  # whether `<run>/checkpoint-*` stay, without the optimizer's state
+    mines_first_stage = False  # whether its training negatives are those of the candidates' first stage
     redraws = True  # whether each epoch draws its training rows anew; the preflight overfits fixed ones
 
     def check(self, requests: Requests) -> None:

@@ -4,9 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import SMALL, command
 
+from data.dataset import Ragged, Requests
 from data.errors import UserError
 from experiments.recompose import with_overrides_of_the_run
 
@@ -95,3 +97,14 @@ def test_the_command(tmp_path: Path) -> None:
     none = command("evaluate.py", *root, "run=latest", "reranker=sasrec")
     assert none.returncode == 2 and "there is no finished run of reranker=sasrec" in none.stderr
     assert none.stderr.count("\n") == 1
+
+
+def test_queries_that_were_trained_on_are_no_test() -> None:
+    """Under whatever file, fold or case they come; see `evaluate.unseen`."""
+    from evaluate import unseen
+    from experiments.stages import query_hashes
+
+    asked = Requests(None, np.arange(2), Ragged.empty(2), queries=np.array(["Where  is it", "who"], dtype=object))  # type: ignore[arg-type]
+    unseen(query_hashes(np.array(["what"], dtype=object)), asked)
+    with pytest.raises(UserError, match="1 of the 2 test queries were trained on"):
+        unseen(query_hashes(np.array(["where is it", "what"], dtype=object)), asked)

@@ -12,7 +12,7 @@ from data import mining
 from data.dataset import Catalog, Dataset, Ragged
 from data.errors import UserError
 from data.mining import mine
-from data.negatives import uniform
+from data.negatives import relevant_by_text, uniform
 from data.retrievers import EASE, Popularity, Retriever
 from data.splits import Phase, Split
 from data.text_retrievers import BM25, TfIdf
@@ -129,6 +129,33 @@ def test_random_negatives_are_uniform_over_what_is_free() -> None:
         assert ((counts - 5000) ** 2 / 5000).sum() < 25, "chi-square, 5 degrees of freedom"
     everything = uniform(taken[:10], 9, 6, np.random.default_rng(0))
     assert (np.sort(everything, axis=1) == [0, 3, 4, 6, 7, 8]).all()
+
+
+@pytest.mark.parametrize(("n_items", "longest"), [(99, 12), (99, 60), (300, 25)])
+def test_rows_with_few_taken_items_beside_one_with_many(n_items: int, longest: int) -> None:
+    """Padding, however much of it, moves no draw onto a taken item or out of the catalogue."""
+    rng = np.random.default_rng(0)
+    taken = np.full((2000, longest), n_items)
+    for row in taken:
+        row[:4] = np.sort(rng.choice(n_items, 4, replace=False))
+    taken[0] = np.sort(rng.choice(n_items, longest, replace=False))
+    drawn = uniform(taken, n_items, 3, rng)
+    assert ((drawn >= 0) & (drawn < n_items)).all()
+    assert not (drawn[:, :, None] == taken[:, None, :]).any()
+
+
+def test_no_negative_says_what_a_relevant_passage_says() -> None:
+    """Neither a passage of the same words, nor what is relevant to a query of the same words."""
+    texts = ["the lake", "The  LAKE", "a match", "a hill", "a road"]
+    dataset = passages(texts, ["where", "Where ", "who"], [[0], [2], [3]])
+    train = Phase(np.arange(3), dataset.sequences, Ragged.empty(3), dataset.queries)
+    known = relevant_by_text(train, dataset.catalog)
+    assert [known.row(row).tolist() for row in range(3)] == [[0, 1, 2], [0, 1, 2], [3]]
+    everything = Split(train, train, train, train, retriever=BM25(ngrams=1))
+    drawn = everything.negatives(dataset.catalog, 0.5, top_k=5).draw(
+        np.array([0, 1, 2] * 20), Ragged.empty(60), 2, np.random.default_rng(0)
+    )
+    assert set(drawn[[0, 1, 3, 4]].ravel().tolist()) == {3, 4}
 
 
 def test_all_that_is_free_can_be_drawn_and_no_more() -> None:

@@ -13,7 +13,7 @@ import pytest
 from tiny_passages import Hand, folded, generated, passages
 
 from data import postings
-from data.candidates import Candidates, prepare
+from data.candidates import Candidates, Prepared, prepare
 from data.dataset import Dataset, Ragged
 from data.errors import UserError
 from data.retrievers import EASE, Popularity, Retriever
@@ -180,3 +180,30 @@ def test_on_the_real_passages(shared_data: Path, retriever: TextRetriever, recal
     ranks = [1 / (1 + hits.argmax()) if hits.any() else 0 for hits in found]
     assert (len(dataset.catalog), len(found)) == (99, 100)
     assert np.mean(shares) >= recall and np.mean(ranks) >= mrr
+
+
+@pytest.mark.parametrize("mode", ["retrieved", "full"])
+def test_a_query_that_shares_no_word_has_missed_everything(mode: str, tmp_path: Path) -> None:
+    """Its list is empty, in the file too; also when all of a phase are."""
+    texts, queries = [f"word{row} again" for row in range(8)], [f"word{row}" for row in range(7)] + ["zzz"]
+    dataset = passages(texts, queries, [[row] for row in range(8)])
+    phases = {"train": [0, 1, 2], "validation": [3, 4], "test": [5, 6, 7]}
+
+    def prepared(test: list[int], name: str) -> Prepared:
+        parts = [phase_of(dataset, rows) for rows in (phases["train"], phases["validation"], test)]
+        split = Split(parts[0], parts[0], parts[1], parts[2])
+        return prepare(
+            dataset, split, Candidates(mode=mode, size=4, retriever=BM25()), tmp_path, name, filter_seen=False
+        )
+
+    some = prepared(phases["test"], "some").test
+    assert some.first_stage_items is not None
+    assert (some.first_stage_items >= 0).sum(axis=1).tolist()[2] == 0 < (some.first_stage_items[0] >= 0).sum()
+    nothing = prepared([7], "nothing").test
+    assert len(nothing) == 1 and nothing.first_stage_items is not None and (nothing.first_stage_items < 0).all()
+
+
+def phase_of(dataset: Dataset, rows: list[int]) -> Phase:
+    assert dataset.queries is not None
+    own = np.array(rows)
+    return Phase(own, Ragged.empty(len(own)), dataset.sequences.take(own), dataset.queries[own])

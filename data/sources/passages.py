@@ -20,6 +20,7 @@ from data.errors import UserError, check_seed, one_of
 from data.files import existing_folder, file_sha256
 from data.sources.item_text import whole
 from data.tables import BadRows, Place
+from data.texts import folded
 
 PARTS = ("train", "validation", "test")
 
@@ -193,10 +194,6 @@ def without_leaks(rows: list[Query], notes: list[str]) -> list[Query]:
 def cleaned(text: str) -> str:
     """Composed (NFC), so that the same letters are the same text, and without blanks at its ends."""
     return unicodedata.normalize("NFC", whole(text)).strip()
-
-
-def folded(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 def titled(title: str, text: str) -> str:

@@ -23,7 +23,7 @@ from data.dataset import Catalog, Dataset, Requests
 from data.errors import UserError, in_range, one_of
 from data.progress import bar
 from data.retrievers import Retriever
-from data.splits import Split
+from data.splits import Phase, Split
 from data.text_retrievers import BM25, TfIdf
 from data.texts import check_item_text, item_texts, request_texts
 from rerankers.base import Log, Reranker, Validate
@@ -103,6 +103,10 @@ class CrossEncoderReranker(Reranker):
             raise UserError("reranker.backend=flag scores in float32; leave out reranker.dtype")
 
     @property
+    def mines_first_stage(self) -> bool:  # type: ignore[override]
+        return self.hard_negatives > 0 and self.hard_neg_retriever == "first_stage"
+
+    @property
     def n_negatives(self) -> int:
         return self.hard_negatives + self.random_negatives
 
@@ -110,6 +114,11 @@ class CrossEncoderReranker(Reranker):
     def positive_weight(self) -> float:
         """Of a relevant pair in the loss; by default relevant and other pairs weigh the same in sum."""
         return float(self.n_negatives if self.pos_weight is None else self.pos_weight)
+
+    @property
+    def rows_per_user(self) -> int:
+        """Training rows of each relevant passage, or of each user."""
+        return 1 + self.n_negatives if self.loss == "bce" else 1
 
     @property
     def half_precision(self) -> str | None:
@@ -153,8 +162,10 @@ class CrossEncoderReranker(Reranker):
         self.rows = self.rows_of(dataset.catalog, split)
         log_.info("%s: %s groups of %d texts", self.name, f"{len(self.rows.owner):,}", self.rows.size)
 
-    def rows_of(self, catalog: Catalog, split: Split, hard: bool = True, last: bool = False) -> PairRows:
-        """Groups of a training part with their negatives."""
+    def rows_of(
+        self, catalog: Catalog, split: Split, asked: Phase | None = None, hard: bool = True, last: bool = False
+    ) -> PairRows:
+        """Groups of the training part, or of `asked`, with their negatives."""
         kind = RETRIEVERS[self.hard_neg_retriever]
         negatives = split.negatives(
             catalog,
@@ -162,8 +173,9 @@ class CrossEncoderReranker(Reranker):
             top_k=self.hard_neg_top_k,
             margin=self.hard_neg_margin,
             retriever=kind() if kind else None,
+            asked=asked,
         )
-        return PairRows(catalog, split.train, negatives, self, last)
+        return PairRows(catalog, split.train if asked is None else asked, negatives, self, last)
 
     def open_network(self) -> None:
         """The model as it is before training; one that was open is let go of before."""
@@ -196,6 +208,7 @@ class CrossEncoderReranker(Reranker):
         groups = dev_groups(self, dataset, split) if validate else None  # a refit has seen validation
         self.weight_change, self.used = train_pairs(self, validate, log)
         self.network.eval()
+        self.network.new_head = False
         if groups:
             self.dev_metrics = dev_metrics(self, *groups)
 
@@ -233,6 +246,8 @@ class CrossEncoderReranker(Reranker):
         return request_texts(requests.catalog, requests.histories, requests.queries, self.max_history, self.item_text)
 
     def save(self, folder: Path) -> None:
+        config: Any = self.network.config
+        config.untrained_head = self.network.new_head  # which a folder that has a head cannot tell
         self.network.save_pretrained(str(folder), create_model_card=False)
 
     def load(self, folder: Path, requests: Requests) -> None:
@@ -253,7 +268,9 @@ class CrossEncoderReranker(Reranker):
         return inputs(self, requests)
 
     def facts(self, requests: Requests) -> dict[str, np.ndarray]:
-        dev = {"dev_metrics": np.array(list(self.dev_metrics.values()))} if hasattr(self, "dev_metrics") else {}
+        dev = {}
+        if hasattr(self, "dev_metrics") and self.loss == "bce":  # other losses leave logits without a zero
+            dev = {"dev_metrics": np.array(list(self.dev_metrics.values()))}
         return training_facts(self, self.network) | dev | lengths(self, requests)
 
     def reports(self) -> dict[str, dict[str, Any]]:

@@ -6,12 +6,12 @@ avg_neg_score  of the negatives'
 margin         their difference
 
 Negatives are made as in training (of recommendation: random ones alone), so runs that mine otherwise cannot be
-compared by these numbers; their ranking metrics can.
+compared by these numbers; their ranking metrics can. Only bce trains logits whose sigmoid means something:
+with the other losses accuracy alone does.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +36,7 @@ def dev_groups(reranker: CrossEncoderReranker, dataset: Dataset, split: Split) -
         rows = [np.append(valid.histories.row(r), known.row(r)[:1]) for r in range(len(valid))]
         known = Ragged.from_rows(rows)
     asked = Phase(valid.ids, known, Ragged.empty(len(valid)), valid.queries)
-    rows_of = reranker.rows_of(dataset.catalog, replace(split, train=asked), hard=valid.queries is not None, last=True)
+    rows_of = reranker.rows_of(dataset.catalog, split, asked, hard=valid.queries is not None, last=True)
     chosen = np.random.default_rng(reranker.seed).permutation(len(rows_of.owner))[:MOST]
     queries, items = rows_of.groups(np.sort(chosen))
     pairs = [(query, rows_of.texts[item]) for query, row in zip(queries, items, strict=True) for item in row]

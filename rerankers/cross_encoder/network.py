@@ -26,7 +26,7 @@ from rerankers.training import device
 from rerankers.word_tokenizer import word_tokenizer
 
 disable_progress_bar()  # "writing model shards" at every checkpoint
-logging.getLogger("sentence_transformers").setLevel(logging.WARNING)  # "saving model" likewise
+logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # "saving model", "converting" likewise
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]  # where XLM-R has them
 
 
@@ -118,7 +118,7 @@ def load(name: str, max_length: int) -> PairEncoder:
         ) from None
     model, tokenizer = network[0].model, network.tokenizer
     check_fit(name, model, tokenizer, max_length)
-    network.new_head = has_new_head(name, model)
+    network.new_head = has_new_head(name, model) or bool(getattr(model.config, "untrained_head", False))
     first_token_alone(model)
     network.pairs = PairTokens(tokenizer, max_length)
     return network

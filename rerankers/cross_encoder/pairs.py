@@ -83,6 +83,12 @@ class PairTokens:
         tokens = self._tokens(pairs)
         return np.array([tokens[a][1] + tokens[b][1] > self.room for a, b in pairs], dtype=bool)
 
+    def sizes(self, texts: Sequence[str]) -> np.ndarray:
+        """[n] tokens of each text, uncut."""
+        self.keep(texts)
+        new = self._tokenized([text for text in texts if text not in self.known])
+        return np.array([(new[text] if text in new else self.known[text])[1] for text in texts], dtype=np.int64)
+
     def length(self, parts: tuple[np.ndarray, np.ndarray]) -> int:
         return self.max_length - self.room + len(parts[0]) + len(parts[1])
 

@@ -34,12 +34,17 @@ def inputs(reranker: CrossEncoderReranker, requests: Requests) -> list[str]:
 
 
 def lengths(reranker: CrossEncoderReranker, requests: Requests) -> dict[str, np.ndarray]:
-    """Tokens of each request's longest pair, and whether any of its pairs is shortened."""
-    pairs, own = reranker.network.pairs, pairs_of(reranker, requests)
-    return {
-        "prompt_lengths": np.array([max(map(pairs.length, pairs.of(some)), default=0) for some in own]),
-        "shortened": np.array([bool(pairs.shortened(some).any()) for some in own]),
-    }
+    """Tokens of each request's longest pair, that of its longest text, and whether that is shortened."""
+    pairs, items = reranker.network.pairs, reranker.items(requests)
+    texts, listed = item_texts(requests.catalog, reranker.item_text), np.unique(items[items >= 0])
+    size = np.zeros(len(texts) + 1, dtype=np.int64)  # the last is of padding
+    size[listed] = pairs.sizes([texts[item] for item in listed])
+    longest = items[np.arange(len(items)), size[items].argmax(axis=1)]
+    own = [(query, texts[item]) for query, item in zip(reranker.queries(requests), longest, strict=True) if item >= 0]
+    out = np.zeros((2, len(items)), dtype=np.int64)
+    if own:
+        out[:, longest >= 0] = [pairs.length(parts) for parts in pairs.of(own)], pairs.shortened(own)
+    return {"prompt_lengths": out[0], "shortened": out[1].astype(bool)}
 
 
 def training_info(reranker: CrossEncoderReranker) -> dict[str, Any]:
@@ -58,4 +63,5 @@ def training_info(reranker: CrossEncoderReranker) -> dict[str, Any]:
         "training_rows": len(rows),
         "texts_a_group": rows.size,
         "device": str(device()),
+        "model_revision": getattr(reranker.network.config, "_commit_hash", None),  # of the hub
     }

@@ -91,6 +91,10 @@ class LetterReranker(Reranker):
         return [Path(self.model)] if self.init == "pretrained" and Path(self.model).is_dir() else []
 
     @property
+    def mines_first_stage(self) -> bool:  # type: ignore[override]
+        return self.negatives != "random"
+
+    @property
     def invariant(self) -> bool:
         return self.order == "invariant"
 
