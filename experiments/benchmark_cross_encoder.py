@@ -192,8 +192,9 @@ def training_rows(folder: str, pairs: Pairs, steps: int) -> list[Row]:
         trainer.remove_callback(PrinterCallback)
 
     def train(trainer: Any) -> int:
-        network.pairs = PairTokens(network.tokenizer, MAX_LENGTH)
-        network.pairs.keep([*queries, *texts])
+        if trainer is ours:  # its tokens are made in its own time
+            network.pairs = PairTokens(network.tokenizer, MAX_LENGTH)
+            network.pairs.keep([*queries, *texts])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trainer.train()

@@ -30,6 +30,9 @@ def newest(root: Path, reranker: str | None = None, dataset: str | None = None) 
     of_reranker = [folder for folder in runs if reranker is None or reranker in options(folder, "reranker")]
     on_dataset = [folder for folder in of_reranker if dataset is None or dataset in options(folder, "dataset")]
     if on_dataset:
+        words = [str(word) for word in OmegaConf.load(on_dataset[-1] / "overrides.yaml")]
+        if fold := [word.partition("=")[2] for word in words if word.startswith("protocol.fold=")]:
+            print(f"the newest run, {on_dataset[-1].name}, is of fold {fold[-1]} alone")
         return on_dataset[-1]
     if of_reranker:
         folder = of_reranker[-1]
