@@ -92,6 +92,7 @@ class Catalog:
     image: np.ndarray  # [I] path as str | uint8 picture [H, W, 3] | None
     caption: np.ndarray  # [I] str
     semantic_summary: np.ndarray  # [I] str
+    image_features: np.ndarray | None = None  # [I, F] float32, a row of NaN of an item that has none
 
     def __len__(self) -> int:
         return len(self.id)
@@ -174,7 +175,8 @@ class Dataset:
         c = self.catalog
         columns = (c.title, c.description, c.categories, c.caption, c.semantic_summary, map(identity, c.image))
         reviews = "" if self.interactions.review is None else "\n".join(self.interactions.review)
-        return sha256(self.interactions_sha256, *(str(list(column)) for column in columns), reviews)
+        features = [] if c.image_features is None else [c.image_features]
+        return sha256(self.interactions_sha256, *(str(list(column)) for column in columns), reviews, *features)
 
 
 @dataclass(frozen=True)

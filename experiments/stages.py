@@ -60,7 +60,7 @@ def load(experiment: Experiment) -> Dataset:
     if lacks:
         raise UserError(
             f"reranker={experiment.reranker.name} needs {lacks}, which dataset={dataset.name} does not have; "
-            "choose another dataset, or give it with dataset.item_fields= or dataset.images="
+            "choose another dataset, or give it with dataset.item_fields=, dataset.images= or dataset.image_features="
         )
     return dataset
 

@@ -180,6 +180,6 @@ def missing(reranker: Reranker, dataset: Dataset) -> str | None:
     have = {
         "interactions": dataset.kind == "recommendation",
         "text": dataset.catalog.has("title") or dataset.kind == "passages",
-        "images": dataset.catalog.has("image"),
+        "images": dataset.catalog.has("image") or dataset.catalog.image_features is not None,
     }
     return next((kind for kind in reranker.requires if not have[kind]), None)

@@ -131,7 +131,8 @@ def test_id_models_map_their_items_onto_another_catalogue(
     # the same items in another order, and one item that the model never knew
     order = np.random.default_rng(1).permutation(len(demo.catalog))
     row_of_old = np.argsort(order).astype(np.int32)
-    columns = {field: getattr(demo.catalog, field)[order] for field in demo.catalog.__dataclass_fields__}
+    whole = {field: getattr(demo.catalog, field) for field in demo.catalog.__dataclass_fields__}
+    columns = {field: column[order] for field, column in whole.items() if column is not None}
     extended = {field: np.append(column, np.empty(1, dtype=object)) for field, column in columns.items()}
     extended["id"][-1] = "new"
     moved = replace(

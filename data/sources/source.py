@@ -6,7 +6,7 @@ Each step says what it removed or joined in one sentence, which stands in `Datas
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from data.dataset import Catalog, Dataset, Interactions, Planted, Provenance
 from data.errors import UserError, check_seed, in_range, one_of
+from data.feature_files import read_features
 from data.filters import Notes, drop_duplicates, drop_missing_titles, drop_ratings_below, k_core
 from data.item_fields import TEXT_FIELDS, join_images, join_item_fields
 
@@ -46,6 +47,7 @@ class Source:
     missing_titles: str = "drop"
     item_fields: Any = None
     images: str | None = None
+    image_features: str | None = None
     on_bad_row: str = "error"
 
     def __post_init__(self) -> None:
@@ -99,10 +101,14 @@ class Source:
         unused = len(items) - np.isin(items.index, item_id).sum()
         if unused:
             raw.notes.append(f"{unused:,} items without a remaining interaction left the catalogue")
+        catalog = to_catalog(items.reindex(pd.Index(item_id)))
+        if self.image_features is not None:
+            features, files = read_features(item_id, Path(self.image_features), raw.notes)
+            catalog, raw.files = replace(catalog, image_features=features), raw.files | files
         return Dataset(
             name=self.name,
             kind="recommendation",
-            catalog=to_catalog(items.reindex(pd.Index(item_id))),
+            catalog=catalog,
             user_id=user_id,
             interactions=Interactions(
                 user=user[order],
