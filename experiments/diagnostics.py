@@ -32,7 +32,6 @@ from experiments.training_checks import Rate
 from rerankers.base import Reranker
 
 log = logging.getLogger(__name__)
-LOSSES = ("train_letter_loss", "train_loss")  # the one over a request's candidates first
 PATIENCE = 0.4  # share of training after which a loss at chance is told
 
 
@@ -137,7 +136,8 @@ class Diagnosis(Undiagnosed):
 
     def watch(self, values: dict[str, float], step: int) -> None:
         """During training: tells at once, and once, what cannot end well. Nothing is stopped."""
-        name = next((name for name in LOSSES if name in values), None)
+        curves = (self.experiment.reranker.chance_curve, "train_loss")
+        name = next((name for name in curves if name in values), None)
         if name is None or (name == "train_loss" and any(map(evidence.is_part, values))):
             return  # a sum of several tasks has no chance
         loss, chance = values[name], self.experiment.reranker.chance_loss(self.phases["validation"].requests)
@@ -193,7 +193,7 @@ class Diagnosis(Undiagnosed):
             return
         rate, found = self.rate(reranker), self.findings
         requests = self.phases["validation"].requests
-        curve = next((c for name in LOSSES if (c := evidence.curve(points, name))), None)
+        curve = evidence.curve(points, reranker.chance_curve) or evidence.curve(points, "train_loss")
         if points:
             found.append(training_checks.training_length(points[-1]["epoch"], points[-1]["step"]))
         if curve is None:
@@ -203,7 +203,7 @@ class Diagnosis(Undiagnosed):
             if curve.name == "train_loss" and any(evidence.is_part(point["name"]) for point in points):
                 chance = None  # a sum of several tasks
             if chance is not None:
-                listed = curve.name == LOSSES[0] or abs(chance - math.log(requests.width)) < 1e-6
+                listed = curve.name != "train_loss" or abs(chance - math.log(requests.width)) < 1e-6
                 n = round(math.exp(chance)) if listed and requests.candidates is not None else None
                 found.append(training_checks.loss_level(curve, chance, n, rate))
                 self.pinned = training_checks.pinned(curve, chance)

@@ -130,7 +130,7 @@ def affordable(reranker: Reranker, requests: Requests) -> int:
 
 def is_part(name: str) -> bool:
     """Whether a curve is of one task of several, whose sum is `train_loss`."""
-    return name.startswith("train_") and name.endswith("_loss") and name not in ("train_loss", "train_letter_loss")
+    return name.startswith("train_") and name.endswith("_loss") and name != "train_loss"
 
 
 def targets(requests: Requests, relevance: Relevance) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -107,9 +107,9 @@ def overfit(experiment: Experiment, data: Data, steps: int, folder: Path) -> tup
     pilot = Pilot([], [])
 
     def log(values: dict[str, float], step: int) -> None:
-        name = next((name for name in ("train_letter_loss", "train_loss") if name in values), None)
-        if name:
-            pilot.losses.append(values[name])
+        loss = values.get(reranker.chance_curve, values.get("train_loss"))
+        if loss is not None:
+            pilot.losses.append(loss)
             pilot.times.append(time.perf_counter())
 
     reranker.fit(data.dataset, replace(data.split, train=train.take(users)), None, log)

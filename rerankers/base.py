@@ -108,6 +108,7 @@ class Reranker:
     validates: ClassVar[bool] = True  # whether it can score validation requests
     trains: ClassVar[bool] = False  # whether `fit` trains by the trainer's arguments; if not, no validation is run
     keeps_checkpoints: ClassVar[bool] = False  # whether `<run>/checkpoint-*` stay, without the optimizer's state
+    chance_curve: ClassVar[str] = "train_loss"  # that `chance_loss` belongs to; another: over a request's candidates
     mines_first_stage = False  # whether its training negatives are those of the candidates' first stage
     redraws = True  # whether each epoch draws its training rows anew; the preflight overfits fixed ones
 
@@ -156,7 +157,7 @@ class Reranker:
         return {}
 
     def chance_loss(self, requests: Requests) -> float | None:
-        """The training loss of a model that knows nothing, in nats; None without a loss."""
+        """The value of `chance_curve` of a model that knows nothing, in nats; None without a loss."""
         return None
 
     def inputs(self, requests: Requests) -> list[str]:

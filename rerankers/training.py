@@ -105,7 +105,7 @@ def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | N
     if trainer.args.eval_strategy != "no" and patience:
         trainer.add_callback(EarlyStopping(patience))
     trainer.remove_callback(PrinterCallback)
-    for callback in (MarkComplete(), Forward(log, chance_loss), Progress(chance_loss)):
+    for callback in (MarkComplete(), Forward(log, chance_loss), Progress(reranker.chance_curve, chance_loss)):
         trainer.add_callback(callback)
     checkpoint = last_checkpoint(folder)
     before = sample_of_weights(trainer.model)
@@ -214,8 +214,9 @@ class EarlyStopping(TrainerCallback):
 class Progress(TrainerCallback):
     """A bar with loss and validation metric in a terminal; elsewhere one line an evaluation."""
 
-    def __init__(self, chance_loss: float | None) -> None:
-        self.chance_loss, self.loss, self.metric = chance_loss, math.nan, ""
+    def __init__(self, chance_curve: str, chance_loss: float | None) -> None:
+        self.chance_curve, self.chance_loss = chance_curve, chance_loss
+        self.loss, self.metric = math.nan, ""
         self.bar: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
@@ -234,7 +235,8 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         logs = kwargs["logs"]
-        self.loss = float(logs.get("letter_loss", logs.get("loss", self.loss)))  # the one that has a chance
+        values = curves(logs)
+        self.loss = values.get(self.chance_curve, values.get("train_loss", self.loss))
         best_by = f"eval_{args.metric_for_best_model}"
         if best_by in logs:
             self.metric = f", validation {args.metric_for_best_model} {logs[best_by]:.4f}"

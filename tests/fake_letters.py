@@ -32,6 +32,7 @@ class FakeLetters(Reranker):
 
     trains: ClassVar[bool] = True
     order_sensitive: ClassVar[bool] = True
+    chance_curve: ClassVar[str] = "train_letter_loss"
     planted: ClassVar[Any] = None
 
     def build(self, dataset: Dataset, split: Split) -> None:
@@ -42,7 +43,7 @@ class FakeLetters(Reranker):
         epochs = self.trainer.num_train_epochs
         if epochs:
             for step, loss in enumerate(self.curve, start=1):
-                values = {"train_loss": 9.0, "train_letter_loss": float(loss), "grad_norm": self.gradient}
+                values = {"train_loss": 9.0, self.chance_curve: float(loss), "grad_norm": self.gradient}
                 log({"epoch": epochs * step / len(self.curve)} | values, step)
 
     def score(self, requests: Requests) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_letters import FALLING, FakeLetters
+from transformers import TrainerState, TrainingArguments
 
 from data.candidates import Prepared
 from data.dataset import Requests
@@ -18,6 +19,7 @@ from experiments.findings import DiagnosisFailed, Finding, read_diagnosis, show_
 from experiments.report import report
 from experiments.runs import Run
 from experiments.training_checks import Curve, Rate, loss_curve, loss_level
+from rerankers.training import Progress
 
 USERS = ["dataset.n_users=400", "candidates=sampled", "candidates.size=20"]
 NOISE = np.random.default_rng(1).normal(0, 0.03, 60)
@@ -48,6 +50,18 @@ def test_a_healthy_run_is_clean(diagnosed: Callable[..., dict[str, Finding]]) ->
     assert {"labels", "prompt", "prompt length", "predicted position", "order", "reload", "determinism"} <= set(found)
     assert "train_letter_loss" in found["loss level"].evidence, "not the loss over the whole vocabulary"
     assert all(f.advice == "" for f in found.values() if f.verdict == "ok")
+
+
+def test_chance_is_of_the_curve_that_the_reranker_names(
+    diagnosed: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(FakeLetters, "chance_curve", "train_answer_loss")
+    assert diagnosed(curve=3.0 + NOISE)["loss level"].evidence.startswith("learned nothing: train_answer_loss 3.0")
+    assert "train_answer_loss is still at chance (3.0" in caplog.text
+    progress = Progress("train_answer_loss", 3.0)
+    for logs in ({"loss": 9.0}, {"loss": 9.0, "answer_loss": 2.0}, {"eval_ndcg_at_10": 0.5}):
+        progress.on_log(TrainingArguments(), TrainerState(), None, logs=logs)
+    assert progress.loss == 2.0
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ class LetterReranker(Reranker):
 
     requires: ClassVar[tuple[str, ...]] = ("text",)
     trains: ClassVar[bool] = True
+    chance_curve: ClassVar[str] = "train_letter_loss"
 
     def __post_init__(self) -> None:
         one_of("reranker.init", self.init, ("pretrained", "scratch"))
@@ -240,7 +241,7 @@ class LetterReranker(Reranker):
         self._open(requests.catalog)
 
     def chance_loss(self, requests: Requests) -> float | None:
-        """ln of the number of candidates; of loss=vocabulary only `letter_loss` has it."""
+        """ln of the number of candidates."""
         return math.log(self.training_candidates)
 
     def inputs(self, requests: Requests) -> list[str]:
