@@ -47,18 +47,21 @@ def write_lists(path: Path, dataset: Dataset, phases: dict[str, tuple[np.ndarray
     partial.replace(path)
 
 
-def to_lists(file: RunFile | None, dataset: Dataset, users: np.ndarray, name: str, missing_requests: str) -> Lists:
+def to_lists(
+    file: RunFile | None, dataset: Dataset, users: np.ndarray, name: str, missing_requests: str, own: bool
+) -> Lists:
     """The lists of user rows [R]: known, distinct items; else a UserError. With missing_requests="empty" a user
-    without a list has an empty one, whose relevant items all count as missed. None: nobody has a list."""
+    without a list has an empty one, whose relevant items all count as missed. `own`: written here, where the first
+    stage may have found nothing for some, or for anybody (`file` None)."""
     if file is None or not len(users):
         return np.full((len(users), 1), -1, dtype=np.int32), np.full((len(users), 1), -np.inf, dtype=np.float32)
     place = pd.Index(file.requests).get_indexer(pd.Index(dataset.user_id[users]))
-    if (place < 0).all() and missing_requests == "error":
+    if not own and (place < 0).all():
         raise UserError(
             f"{file.path} has none of the {len(users):,} {name} users (it has {file.requests[0]!r}, the dataset "
             f"{dataset.user_id[users[0]]!r}); give the dataset's own user ids"
         )
-    if (place < 0).any() and missing_requests == "error":
+    if not own and missing_requests == "error" and (place < 0).any():
         raise UserError(
             f"{file.path} has no {name} candidates for user {dataset.user_id[users[np.argmin(place)]]} "
             f"({(place < 0).sum():,} of {len(users):,}); every request needs a list, or pass "

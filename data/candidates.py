@@ -128,10 +128,10 @@ def prepare(
         files, digest = read_run_file(path, "candidates"), file_sha256(path)
     requests, relevance = {}, {}
     for name, phase in phases.items():
-        missing = candidates.missing_requests if candidates.mode == "file" else "empty"  # a first stage may find none
-        lists = to_lists(files.get(name), dataset, phase.ids, name, missing)
+        own = candidates.mode != "file"
+        lists = to_lists(files.get(name), dataset, phase.ids, name, candidates.missing_requests, own)
         requests[name], relevance[name] = to_requests(dataset, phase, lists, candidates), Relevance(phase.relevant)
-        if candidates.mode == "file":
+        if not own:
             check_lists(files[name], name, requests[name], relevance[name])
     return Prepared(requests["validation"], relevance["validation"], requests["test"], relevance["test"], digest, path)
 

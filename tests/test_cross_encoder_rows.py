@@ -216,6 +216,11 @@ def test_what_cannot_be_learned_from_is_one_sentence(data: tuple[Dataset, Split]
     with pytest.raises(UserError, match=r"reranker.hard_negatives=1 and reranker.random_negatives=38 are more than"):
         make(tmp_path, random_negatives=38).build(dataset, split)
     all_groups(built(tmp_path, data, random_negatives=37).rows)
+    texts = dataset.catalog.description.copy()
+    texts[:3] = texts[0]  # whoever is relevant with one of them has the others as no negative
+    alike = replace(dataset, catalog=replace(dataset.catalog, description=texts))
+    with pytest.raises(UserError, match="random_negatives=37 are more than the 36 texts that a query"):
+        make(tmp_path, random_negatives=37).build(alike, split)
     with pytest.raises(UserError, match="no first stage to take hard negatives from"):
         make(tmp_path).build(dataset, replace(split, retriever=None))
     make(tmp_path, hard_neg_retriever="tfidf").build(dataset, replace(split, retriever=None))

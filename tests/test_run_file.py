@@ -128,8 +128,10 @@ def test_lists_that_fit_the_data_but_not_the_split(demo: Dataset, split: Split, 
             prepare(demo, split, Candidates(mode="file", path=str(path)), tmp_path, "x")
     table["request"] = "x" + table["request"]
     table.to_parquet(path)
-    with pytest.raises(UserError, match="has none of the 120 validation users"):
-        prepare(demo, split, Candidates(mode="file", path=str(path)), tmp_path, "x")
+    for missing in ("error", "empty"):
+        with pytest.raises(UserError, match="has none of the 120 validation users"):
+            given = Candidates(mode="file", path=str(path), missing_requests=missing)
+            prepare(demo, split, given, tmp_path, "x")
 
 
 def test_unused_lists_and_items_of_the_history_are_told(

@@ -53,7 +53,7 @@ class PairRows:
             self.owner = np.flatnonzero(sequences.lengths >= 2)
         if not len(self.owner):
             raise UserError(f"there is no training pair; {reranker.name} has nothing to learn from")
-        free = len(catalog) - int(sequences.lengths[self.owner].max())
+        free = len(catalog) - int(negatives.sequences.lengths[self.owner].max())
         if self.size - 1 > free:
             raise UserError(
                 f"reranker.hard_negatives={reranker.hard_negatives} and reranker.random_negatives="
