@@ -36,7 +36,7 @@ UNUSED = {
     "full": ("size", "presentation", "negatives"),
     "file": ("size", "negatives", "retriever", "path", "validation_path"),
 }
-VERSION = 3  # raised when the same config would give other numbers
+VERSION = 4  # raised when the same config would give other numbers
 
 
 @dataclass
@@ -114,8 +114,6 @@ class Experiment:
         """Hash of all that can change a number: the config less paths, tracking and what train.py is to do, with the
         data's hash."""
         config = {name: self.resolved[name] for name in ("protocol", "reranker", "seed")} | {"candidates": self._drawn}
-        if self.protocol.fusion == "none":  # as before there was any
-            config["protocol"] = {k: v for k, v in config["protocol"].items() if k != "fusion"}
         if self.reranker.mines_first_stage and self.candidates.mode == "file":  # where it ranks nothing
             config["mined"] = self.resolved["candidates"]["retriever"]
         if self.reranker.trains:

@@ -148,12 +148,9 @@ def test_reports_and_checkpoints_stay_in_the_run(passages: Callable[..., Any], t
     assert kept == ["checkpoint-1/model.safetensors", "checkpoint-2/model.safetensors"], "no pickle, nothing torn"
 
 
-def test_without_fusion_nothing_changes(config: Callable[..., Any], demo: Any) -> None:
-    experiment = configure(config())
-    identity = experiment.identity(demo)
-    del experiment.resolved["protocol"]["fusion"]
-    assert experiment.identity(demo) == identity, "runs made before there was any keep their name"
-    assert configure(config("protocol.fusion=0.3")).identity(demo) != identity
+def test_fusion_is_another_run_where_there_is_something_to_fuse(config: Callable[..., Any], demo: Any) -> None:
+    identities = {configure(config(f"protocol.fusion={how}")).identity(demo) for how in ("none", "validation", 0.3)}
+    assert len(identities) == 3 and configure(config()).identity(demo) in identities
     for words in (["candidates=full"], ["reranker=first_stage"]):
         metrics = train(config("reranker=popularity", "protocol.fusion=validation", *words))
         assert "test/fused/recall_at_10" not in metrics
