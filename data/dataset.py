@@ -17,6 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
+PARTS = ("train", "validation", "test")
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -147,7 +149,7 @@ class Dataset:
     planted: Planted | None = None
     timed: bool = True  # False: timestamps only order the interactions of one user
     queries: np.ndarray | None = None  # [U] str, of passages: a query is a user, its interactions what is relevant
-    parts: np.ndarray | None = None  # [U] train | validation | test, where the files say so
+    parts: np.ndarray | None = None  # [U] of PARTS, where the files say so
 
     @cached_property
     def sequences(self) -> Ragged:

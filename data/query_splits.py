@@ -14,12 +14,10 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from data.dataset import Dataset, Ragged
+from data.dataset import PARTS, Dataset, Ragged
 from data.errors import UserError, check_seed, in_range, one_of
 from data.splits import Phase, Split
 from data.texts import folded
-
-PARTS = ("train", "validation", "test")
 
 
 @dataclass

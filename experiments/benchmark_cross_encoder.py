@@ -61,7 +61,8 @@ def save_minilm(folder: Path, pairs: Pairs) -> str:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
-    from rerankers.cross_encoder.network import SPECIAL, quiet
+    from rerankers.cross_encoder.network import SPECIAL
+    from rerankers.pretrained import quiet
     from rerankers.word_tokenizer import word_tokenizer
 
     torch.manual_seed(0)

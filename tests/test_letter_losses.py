@@ -1,14 +1,12 @@
 """Head and losses of the letter reranker against straightforward references, values and gradients; it learns."""
 
-import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_letters import SMALL, make, nothing
+from tiny_letters import SMALL, make, nothing, overfitted
 from torch.nn import functional as F
 
 from data.dataset import Dataset
@@ -220,12 +218,5 @@ def test_accumulated_batches_are_one_batch(demo: Dataset, split: Split, checkpoi
 
 
 def test_it_overfits_what_is_easy(demo: Dataset, split: Split, tmp_path: Path) -> None:
-    """A few users, always the same rows: the loss falls far below ln N, and it is logged as letter_loss too."""
-    few = replace(split, train=split.train.take(slice(0, 8)))
-    larger = replace(SMALL, hidden_size=64, head_dim=32)
-    reranker = make(None, tmp_path, epochs=150, training_candidates=5, learning_rate=3e-3, scratch=larger)
-    reranker.redraws = False
-    logged: list[dict[str, float]] = []
-    reranker.fit(demo, few, None, lambda values, step: logged.append(values))
-    curve = [values["train_letter_loss"] for values in logged if "train_letter_loss" in values]
-    assert curve[0] > 0.8 * math.log(5) and curve[-1] < 0.3 * math.log(5)
+    curve = overfitted(demo, split, 8, tmp_path, epochs=150, training_candidates=5)
+    assert curve[0] > 0.8 and curve[-1] < 0.3

@@ -1,6 +1,5 @@
 """The letter reranker ranks passages: its rows, what it reads, a whole run and its diagnosis, what inspect shows."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import only_run
-from tiny_letters import SMALL, make
+from tiny_letters import make, overfitted
 from tiny_passages import folded, generated, passages
 
 from data.candidates import Candidates, Prepared, prepare
@@ -143,14 +142,8 @@ def test_a_content_free_query_is_asked_as_a_query(data: Data, tmp_path: Path) ->
 
 def test_it_overfits_a_few_queries(data: Data, tmp_path: Path) -> None:
     dataset, split, _ = data
-    few = replace(split, train=split.train.take(slice(0, 6)))
-    larger = replace(SMALL, hidden_size=64, head_dim=32)
-    reranker = make(None, tmp_path, epochs=100, training_candidates=4, learning_rate=3e-3, scratch=larger)
-    reranker.redraws = False
-    logged: list[dict[str, float]] = []
-    reranker.fit(dataset, few, None, lambda values, step: logged.append(values))
-    curve = [values["train_letter_loss"] for values in logged if "train_letter_loss" in values]
-    assert curve[0] > 0.8 * math.log(4) and curve[-1] < 0.3 * math.log(4)
+    curve = overfitted(dataset, split, 6, tmp_path, epochs=100, training_candidates=4)
+    assert curve[0] > 0.8 and curve[-1] < 0.3
 
 
 def test_a_whole_run_is_diagnosed_and_shown(

@@ -1,11 +1,14 @@
 """A letter reranker small enough for tests, from nothing or on a checkpoint in the hub's layout."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from data.dataset import Dataset
+from data.splits import Split
 from data.texts import item_texts
 from rerankers.base import TrainerConfig
 from rerankers.letter.language_model import Scratch
@@ -38,6 +41,21 @@ def make(folder: Path | None, tmp_path: Path, epochs: float = 1, **settings: Any
     return LetterReranker(
         name="qwen_letter", trainer=trainer, checkpoints=tmp_path / "checkpoints", **model, **settings
     )
+
+
+def overfitted(
+    dataset: Dataset, split: Split, n: int, tmp_path: Path, epochs: float, training_candidates: int
+) -> list[float]:
+    """Always the same rows of `n` users or queries: the curve of letter_loss, in units of chance's."""
+    larger = replace(SMALL, hidden_size=64, head_dim=32)
+    settings: dict[str, Any] = {"training_candidates": training_candidates, "learning_rate": 3e-3, "scratch": larger}
+    reranker = make(None, tmp_path, epochs=epochs, **settings)
+    reranker.redraws = False
+    logged: list[dict[str, float]] = []
+    few = replace(split, train=split.train.take(slice(0, n)))
+    reranker.fit(dataset, few, None, lambda values, step: logged.append(values))
+    curve = [values["train_letter_loss"] for values in logged if "train_letter_loss" in values]
+    return [value / math.log(training_candidates) for value in curve]
 
 
 def nothing(values: dict[str, float], step: int) -> None:

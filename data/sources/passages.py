@@ -15,14 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.dataset import Catalog, Dataset, Interactions, Provenance
+from data.dataset import PARTS, Catalog, Dataset, Interactions, Provenance
 from data.errors import UserError, check_seed, one_of
 from data.files import existing_folder, file_sha256
 from data.sources.item_text import whole
 from data.tables import BadRows, Place
 from data.texts import folded
-
-PARTS = ("train", "validation", "test")
 
 
 class Passage(NamedTuple):

@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from sentence_transformers import CrossEncoder
 from transformers import AutoConfig, XLMRobertaConfig, XLMRobertaForSequenceClassification
-from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
 
 from data.errors import UserError, in_range
 from rerankers.cross_encoder.checks import check_fit, check_kind, has_new_head
 from rerankers.cross_encoder.pairs import Pair, PairTokens
+from rerankers.pretrained import load_pretrained
 from rerankers.training import device
 from rerankers.word_tokenizer import word_tokenizer
 
-disable_progress_bar()  # "writing model shards" at every checkpoint
-logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # "saving model", "converting" likewise
+logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # "saving model", "converting" at every checkpoint
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]  # where XLM-R has them
 
 
@@ -100,22 +98,13 @@ class PairEncoder(CrossEncoder):
 
 def load(name: str, max_length: int) -> PairEncoder:
     """float32, on the GPU where there is one. Only safetensors are read, no code."""
-    if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
-        raise UserError(f"reranker.model={name}: there is no such folder; give one that holds a model")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its retries without a network
     options = {"dtype": torch.float32, "use_safetensors": True}
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-            check_kind(name, config)
-            network = PairEncoder(
-                name, num_labels=1, max_length=max_length, device=str(device()), model_kwargs=options
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UserError(
-            f"reranker.model={name} cannot be loaded ({' '.join(str(error).split())[:300]}); give a Hugging Face name "
-            "that this machine can reach, a folder that holds the model, or reranker.init=scratch"
-        ) from None
+
+    def checked() -> PairEncoder:
+        check_kind(name, AutoConfig.from_pretrained(name, trust_remote_code=False))
+        return PairEncoder(name, num_labels=1, max_length=max_length, device=str(device()), model_kwargs=options)
+
+    network = load_pretrained("reranker.model", name, checked)
     model, tokenizer = network[0].model, network.tokenizer
     check_fit(name, model, tokenizer, max_length)
     network.new_head = has_new_head(name, model) or bool(getattr(model.config, "untrained_head", False))
@@ -130,17 +119,6 @@ def first_token_alone(model: Any) -> None:
     if model.config.model_type in ("bert", "roberta", "xlm-roberta"):
         last = model.base_model.encoder.layer[-1]
         last.attention.output.register_forward_pre_hook(lambda module, inputs: tuple(x[:, :1] for x in inputs))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the library's report of loading: a head that is new is told in our own words."""
-    level = get_verbosity()
-    set_verbosity_error()
-    try:
-        yield
-    finally:
-        set_verbosity(level)
 
 
 @contextlib.contextmanager

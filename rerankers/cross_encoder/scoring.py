@@ -13,8 +13,9 @@ import torch
 
 from data.errors import UserError
 from data.progress import bar
-from rerankers.cross_encoder.network import PairEncoder, quiet, scoring_in
+from rerankers.cross_encoder.network import PairEncoder, scoring_in
 from rerankers.cross_encoder.pairs import Pair
+from rerankers.pretrained import quiet
 from rerankers.training import device
 
 log = logging.getLogger(__name__)

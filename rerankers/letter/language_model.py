@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,15 +17,13 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
-from transformers.utils.logging import disable_progress_bar
 
 from data.dataset import sha256
 from data.errors import UserError, in_range, one_of
 from rerankers.letter.labels import LETTERS
+from rerankers.pretrained import load_pretrained, quiet
 from rerankers.training import device, sample_of_weights
 from rerankers.word_tokenizer import by_frequency, split_words
-
-disable_progress_bar()  # "writing model shards" at every checkpoint
 
 TEMPLATE = (  # of a model from nothing: Qwen's turns in fewer tokens
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -144,7 +137,9 @@ class Scratch:
 
 
 def load_tokenizer(name: str) -> Any:
-    tokenizer = _explained(name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False))
+    tokenizer = load_pretrained(
+        "reranker.model", name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    )
     if len(tokenizer) < len(LETTERS):  # what is made of a folder without tokenizer files
         raise UserError(f"reranker.model={name} has no tokenizer; give a folder with tokenizer.json")
     return tokenizer
@@ -164,8 +159,10 @@ def load_model(name: str, four_bits: bool = False, dtype: torch.dtype | None = N
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    model, info = _explained(
-        name, lambda: AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+    model, info = load_pretrained(
+        "reranker.model",
+        name,
+        lambda: AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options),
     )
     if lacking := sorted(info["missing_keys"]):
         raise UserError(f"reranker.model={name} lacks weights ({lacking[0]}), which would be random; give a whole one")
@@ -177,28 +174,6 @@ def load_adapter(model: Any, folder: str) -> Any:
         return PeftModel.from_pretrained(model, folder).to(device())
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings that the libraries give about their own calls of one another."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
 def fingerprint(model: Any) -> str:
     """Of the first values of all tensors, the same in float32 and in bfloat16."""
     return sha256(sample_of_weights(model, trained=False).bfloat16().float().numpy())
-
-
-def _explained(name: str, load: Any) -> Any:
-    if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
-        raise UserError(f"reranker.model={name}: there is no such folder; give one that holds a model")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its retries without a network
-    try:
-        with quiet():
-            return load()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"reranker.model={name} cannot be loaded ({' '.join(str(error).split())[:300]}); give a Hugging Face name "
-            "that this machine can reach, a folder that holds the model, or reranker.init=scratch"
-        ) from None
