@@ -196,6 +196,23 @@ def test_identity_is_of_what_can_change_a_number(config: Callable[..., Any], dem
     assert identity("reranker=popularity", "trainer.learning_rate=1") == untrained, "it has no learning rate"
 
 
+def test_the_first_stage_is_of_the_identity_where_it_is_mined(config: Callable[..., Any], demo: Any) -> None:
+    """With candidates=file it ranks nothing."""
+
+    def identities(*overrides: str) -> int:
+        words = ["candidates=file", "candidates.path=x.parquet", *overrides]
+        stages = [configure(config(*words, f"candidates.retriever={name}")) for name in ("markov", "popularity")]
+        return len({experiment.identity(demo) for experiment in stages})
+
+    assert identities("reranker=viranker") == identities("reranker=qwen_letter") == 2
+    for words in (
+        ["bert4rec"],
+        ["viranker", "reranker.hard_neg_retriever=bm25"],
+        ["qwen_letter", "reranker.negatives=random"],
+    ):
+        assert identities(f"reranker={words[0]}", *words[1:]) == 1, words
+
+
 def test_dataset_without_what_a_reranker_requires(config: Callable[..., Any], demo: Any) -> None:
     from experiments.stages import load
 

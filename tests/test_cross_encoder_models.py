@@ -19,6 +19,7 @@ from data.errors import UserError
 from data.splits import Split
 from data.text_retrievers import BM25
 from experiments.config import configure
+from rerankers import load_reranker
 from rerankers.cross_encoder.network import load
 
 TOKENIZER = tokenizer_of("scratch", None)
@@ -147,6 +148,25 @@ def test_a_head_that_is_random_is_said(folder: Path, tmp_path: Path, data: tuple
     other.build(*data)
     pairs = [("a", "b c")]
     assert (untuned.score_pairs(pairs) == other.score_pairs(pairs)).all(), "but the same for a seed"
+
+
+def test_a_random_head_that_was_saved_is_still_random(tmp_path: Path, data: tuple[Dataset, Split]) -> None:
+    """Its folder has a whole model; what it was trained into, has too."""
+    untuned = make(tmp_path, saved(BertModel(BertConfig(**SIZES)), tmp_path / "base"), epochs=0)
+    untuned.build(*data)
+    untuned.save(kept := tmp_path / "kept")
+    again = make(tmp_path, kept, epochs=0)
+    again.build(*data)
+    assert again.labels(None) == ["untuned, its head is random"]  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="kept has no head, and a random one ranks nothing"):
+        load_reranker(kept)
+    trained = make(tmp_path, kept, max_steps=1)
+    trained.fit(*data, None, nothing)
+    trained.save(done := tmp_path / "done")
+    load_reranker(done)
+    after = make(tmp_path, done, epochs=0)
+    after.build(*data)
+    assert after.labels(None) == ["untuned"]  # type: ignore[arg-type]
 
 
 def test_labels_and_rows_of_their_own(folder: Path, tmp_path: Path, data: tuple[Dataset, Split]) -> None:

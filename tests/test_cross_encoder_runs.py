@@ -13,6 +13,7 @@ from conftest import only_run
 from sentence_transformers import CrossEncoder
 from tiny_pairs import folder_of, words_of
 from tiny_queries import TinyPassages
+from transformers import BertModel
 
 from experiments.config import configure
 from rerankers.base import TrainerConfig
@@ -63,14 +64,17 @@ def test_a_run_of_passages(passages: Callable[..., Any], tmp_path: Path, capsys:
 
 
 def test_the_rows_untuned_and_tuned_are_of_the_same_model(passages: Callable[..., Any], tmp_path: Path) -> None:
-    """A learning rate of nearly nothing: both rows have the same metrics."""
+    """A learning rate of nearly nothing: both rows have the same metrics. The model has no head, which is said."""
     tiny: Any = TinyPassages(name="tiny").load(Path())
     given = folder_of("bert", words_of(tiny), tmp_path / "given")
+    BertModel.from_pretrained(given).save_pretrained(given)
     still = [*SMALL, *STEPS, f"reranker.model={given}", "trainer.learning_rate=1e-12", "trainer.weight_decay=0"]
     metrics = train(passages(*still, "protocol.fold=0", "candidates/retriever=bm25"))
     names = [name.removeprefix("test/untuned/") for name in metrics if name.startswith("test/untuned/")]
     assert {"recall_at_10", "ndcg_at_10"} <= set(names)
     assert all(metrics[f"test/untuned/{name}"] == pytest.approx(metrics[f"test/{name}"]) for name in names)
+    labels = json.loads((only_run(tmp_path) / "manifest.json").read_text())["labels"]
+    assert [label for label in labels if "head" in label] == ["the row untuned: untuned, its head is random"]
 
 
 def test_recommendation_requests_end_to_end(config: Callable[..., Any], tmp_path: Path) -> None:

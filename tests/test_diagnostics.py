@@ -227,6 +227,17 @@ def test_the_next_learning_rate_is_of_what_is_trained() -> None:
     assert "2e-4" not in whole.advice(faster=True)
 
 
+def test_steps_that_fp16_skips_are_no_failure() -> None:
+    rate, some = Rate(1e-4, False), np.r_[np.full(45, 0.5), np.full(45, 2.0), [0.5] * 5, [np.inf] * 5]
+    found = training_checks.gradients(some, 1.0, rate)
+    assert found.verdict == "ok" and found.evidence == (
+        "norm 0.5 (median), at most 2; clipped at 1 in 47% of the logged steps; infinite in 5, steps that fp16 skips "
+        "while it finds its scale"
+    )
+    many = training_checks.gradients(np.where(np.arange(100) < 11, np.inf, some), 1.0, rate)
+    assert many.verdict == "fail" and many.evidence == "16 of 100 gradient norms are NaN or infinite"
+
+
 def test_bands_are_scaled_to_the_number_of_candidates() -> None:
     curve = Curve("train_letter_loss", np.linspace(0.1, 4, 40), np.linspace(3.0, 1.5, 40))
     evidence = loss_level(curve, np.log(20), 20, Rate(1e-4, False)).evidence

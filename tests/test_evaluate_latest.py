@@ -10,6 +10,7 @@ from conftest import SMALL, command
 
 from data.dataset import Ragged, Requests
 from data.errors import UserError
+from experiments.find_run import newest
 from experiments.recompose import with_overrides_of_the_run
 
 
@@ -68,6 +69,12 @@ def test_on_another_dataset_it_says_which(runs: Path, capsys: pytest.CaptureFixt
     assert words[-1].endswith("xquad-viranker-2") and "dataset=demo" in words
     assert not [word for word in words if word.startswith("dataset.")], "the settings of the other dataset go"
     assert "the newest, xquad-viranker-2, was trained on xquad" in capsys.readouterr().out
+
+
+def test_of_a_fold_it_says_which(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finished(runs, "proptit-viranker-5", 5, "reranker=viranker", "dataset=proptit", "protocol.fold=2")
+    assert newest(runs, "viranker", "proptit") == folder
+    assert capsys.readouterr().out == "the newest run, proptit-viranker-5, is of fold 2 alone\n"
 
 
 def test_what_is_refused(runs: Path) -> None:

@@ -15,6 +15,7 @@ from conftest import QUICK, TINY, command, only_run
 
 from experiments.curves import read_curves
 from experiments.launch import ROOT
+from experiments.runs import Run
 from train import train
 
 
@@ -79,8 +80,6 @@ def test_a_kill_between_training_and_results_only_evaluates_again(
 def test_a_kill_after_the_last_step_trains_no_further(
     overrides: list[str], config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments.runs import Run
-
     words = [*TINY, "trainer.logging_steps=1", "trainer.per_device_train_batch_size=16", *overrides]
     expected = train(config(*words, f"paths.root={tmp_path / 'a'}"))
     save = Run.save_model
@@ -91,6 +90,18 @@ def test_a_kill_after_the_last_step_trains_no_further(
     assert train(config(*words, f"paths.root={tmp_path / 'b'}")) == expected
     a, b = (read_curves(only_run(tmp_path / root)) for root in "ab")
     assert [(p["name"], p["step"], p["value"]) for p in a] == [(p["name"], p["step"], p["value"]) for p in b]
+
+
+def test_a_training_that_begins_again_drops_the_points_it_passes_again(tmp_path: Path) -> None:
+    """As after an out-of-memory: from nothing, or from a checkpoint, with half the batch."""
+    run = Run(tmp_path)
+    run.begin_training()
+    for step, loss in ((1, 5.0), (2, 4.0), (3, 3.0), (2, 9.0), (2, 8.0), (3, 7.0)):
+        run.log({"epoch": step / 3, "train_loss": loss}, step)
+    kept = [(point["step"], point["value"]) for point in read_curves(tmp_path)]
+    assert kept == [(1, 5.0), (2, 9.0), (2, 8.0), (3, 7.0)], "each step once, but for what is logged beside it"
+    run.log({"train_loss": 6.0}, 1)
+    assert [point["value"] for point in read_curves(tmp_path)] == [6.0]
 
 
 def test_gradient_accumulation_is_the_same_training_in_parts(config: Callable[..., Any], tmp_path: Path) -> None:

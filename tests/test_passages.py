@@ -152,6 +152,12 @@ def test_a_second_file_of_queries_is_the_test(tmp_path: Path) -> None:
         QueryFiles().split(load(tmp_path))
 
 
+def test_folds_say_that_the_files_parts_are_not_used(tmp_path: Path) -> None:
+    said = "the files' own parts are not used; protocol=query_files tests on them"
+    assert said in QueryFolds(folds=4, fold=0).split(load(tmp_path, test=[("ai?", 2, 1), ("who?", 3, 1)])).notes
+    assert said not in QueryFolds(folds=4, fold=0).split(load(tmp_path)).notes
+
+
 def test_what_is_missing_is_said(tmp_path: Path, config: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match=r"needs dataset\.path, a folder with CLB_PROPTIT\.csv and train_data_proptit"):
         configure(config("dataset=proptit", small=False)).source.load(tmp_path)

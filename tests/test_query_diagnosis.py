@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import only_run
 
 from experiments.findings import Finding, read_diagnosis
+from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
 from train import train
 
 
@@ -52,6 +54,18 @@ def test_a_collapse_is_one_finding(
         assert said in collapse.advice
     assert {found[check].advice for check in ("loss level", "loss curve")} == {collapse.advice}, "one advice, not two"
     assert "In short: the loss is pinned" in capsys.readouterr().out
+
+
+def test_a_loss_without_chance_collapses_by_its_scores(
+    passages: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["reranker=viranker", "reranker.init=scratch", "reranker.scratch.hidden_size=16", "reranker.max_length=40"]
+    words += ["reranker.loss=lambda", "reranker.hard_negatives=0", "trainer.max_steps=2", "protocol.fold=0"]
+    monkeypatch.setattr(CrossEncoderReranker, "score_pairs", lambda self, pairs: np.ones(len(pairs), np.float32))
+    train(passages(*words))
+    found = {finding.check: finding for finding in read_diagnosis(only_run(tmp_path))}
+    assert found["collapse"].verdict == "fail" and "loss level" not in found
+    assert found["collapse"].evidence == "the scores of a request are identical (standard deviation 0)"
 
 
 @pytest.mark.parametrize("broken", [{"skill": 1e-6}, {"loss": 1.0}], ids=["falls", "spread"])
