@@ -151,7 +151,7 @@ def training_rows(folder: str, pairs: Pairs, steps: int) -> list[Row]:
     from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
     from rerankers.cross_encoder.losses import make_loss
     from rerankers.cross_encoder.pairs import PairTokens
-    from rerankers.cross_encoder.trainer import PairTrainer
+    from rerankers.cross_encoder.trainer import PairTrainer, half_precision
     from rerankers.training import device
 
     rng = np.random.default_rng(0)
@@ -171,7 +171,7 @@ def training_rows(folder: str, pairs: Pairs, steps: int) -> list[Row]:
     )
     reranker = CrossEncoderReranker(name="viranker", model=folder, max_length=MAX_LENGTH, trainer=TrainerConfig())
     reranker.open_network()
-    network, half = reranker.network, reranker.half_precision
+    network, half = reranker.network, half_precision(reranker)
     precision = {half: True} if half else {}
 
     def drawn(examples: list[dict[str, int]]) -> dict[str, Any]:

@@ -1,36 +1,28 @@
-"""From Hydra's config to built objects, checked as a whole before any data is read.
-
-A YAML key is a dataclass field is a constructor argument. `build` is the one place that instantiates; it takes the
-project's own classes only, and names the key, the value and what is allowed when something does not fit.
-"""
+"""From Hydra's config to built objects, checked as a whole before any data is read; see `experiments.building`."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from data.candidates import Candidates
 from data.dataset import Dataset, sha256
 from data.errors import UserError, check_seed, one_of
 from data.files import file_sha256
 from data.sources.source import Source
+from experiments.building import build, checked, unknown_key
 from experiments.clock import Clock
 from experiments.launch import ROOT
 from experiments.metrics import NAMES, key
 from experiments.tracking import Tracker
 from rerankers.base import Reranker, TrainerConfig
 
-T = TypeVar("T")
-OWN = ("data.", "rerankers.", "experiments.")
 NO_NUMBER = ("logging_steps", "save_total_limit", "dataloader_num_workers")  # trainer keys that change none
 UNUSED = {
     "full": ("size", "presentation", "negatives"),
@@ -212,56 +204,3 @@ def preset(group: str, name: str) -> dict[str, Any]:
         options = sorted(path.stem for path in file.parent.glob("*.yaml"))
         raise UserError(f"{group.replace('/', '.')}={name} does not exist; choose {', '.join(options)}")
     return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)))
-
-
-def build(node: dict[str, Any], where: str, **built: Any) -> Any:
-    """Instantiates the class `_target_` of a config node; `built` are arguments that are objects already."""
-    if not isinstance(node, dict):
-        raise UserError(f"{where}={node} is not a mapping with _target_; choose an option of its config group instead")
-    target = str(node.get("_target_", ""))
-    if not target.startswith(OWN):
-        raise UserError(f"{where}._target_={target} is not a class of this project; choose one of conf/{where}")
-    try:
-        cls = get_class(target)
-    except Exception as error:
-        raise UserError(f"{where}._target_={target} cannot be imported ({' '.join(str(error).split())})") from None
-    return checked(cls, node, where, **built)
-
-
-def checked(cls: type[T], node: dict[str, Any], where: str, **built: Any) -> T:
-    """A dataclass object from a config node, whose values are replaced by the typed ones (1 by 1.0 for a float).
-
-    Unknown keys and wrong types are UserErrors; the class itself checks ranges.
-    """
-    hints = typing.get_type_hints(cls)
-    prefix = f"{where}." if where else ""
-    usable = {f.name: f for f in fields(typing.cast(Any, cls)) if f.name not in built}
-    values = {}
-    for name, value in node.items():
-        if name == "_target_" or (name in built and isinstance(value, dict)):
-            continue
-        if name not in usable:
-            raise UserError(unknown_key(prefix, name, list(usable)))
-        if is_dataclass(hints[name]):
-            if not isinstance(value, dict):
-                raise UserError(f"{prefix}{name}={value} is not a mapping; give {prefix}{name}.<key>=...")
-            built[name] = checked(typing.cast(type, hints[name]), value, f"{prefix}{name}")
-            continue
-        schema = make_dataclass("Schema", [(name, hints[name])])
-        try:
-            typed = OmegaConf.merge(OmegaConf.structured(schema), {name: value})
-            values[name] = typing.cast(dict[str, Any], OmegaConf.to_container(typed))[name]
-        except OmegaConfBaseException:
-            kind = hints[name].__name__ if isinstance(hints[name], type) else hints[name]
-            raise UserError(f"{prefix}{name}={value} has the wrong type; it must be {kind}") from None
-    for name, f in usable.items():
-        if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise UserError(f"{prefix}{name} is missing; give {prefix}{name}=...")
-    node.update(values)
-    return cls(**values, **built)
-
-
-def unknown_key(prefix: str, name: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f"did you mean {prefix}{close[0]}?" if close else f"allowed: {', '.join(allowed)}"
-    return f"unknown key {prefix}{name}; {hint}"

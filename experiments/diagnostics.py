@@ -10,7 +10,6 @@ with any value of `diagnose`.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -29,10 +28,8 @@ from experiments.evaluation import Evaluator
 from experiments.findings import FAIL, INFO, Finding, names, raise_failed, show_findings, write_diagnosis
 from experiments.significance import compare
 from experiments.training_checks import Rate
+from experiments.watch import Watch
 from rerankers.base import Reranker
-
-log = logging.getLogger(__name__)
-PATIENCE = 0.4  # share of training after which a loss at chance is told
 
 
 class Undiagnosed:
@@ -64,9 +61,10 @@ class Diagnosis(Undiagnosed):
     phases: dict[str, Evaluator]  # validation and test
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0  # of checks inside the training
-    told: set[str] = field(default_factory=set)
-    seen: list[float] = field(default_factory=list)  # logged losses
     pinned: tuple[float, float] | None = None  # the loss at the end and chance, if it is no better
+
+    def __post_init__(self) -> None:
+        self.watching = Watch(self.experiment.reranker, self.phases["validation"].requests)
 
     @property
     def trained(self) -> bool:
@@ -135,35 +133,10 @@ class Diagnosis(Undiagnosed):
         return found
 
     def watch(self, values: dict[str, float], step: int) -> None:
-        """During training: tells at once, and once, what cannot end well. Nothing is stopped."""
-        curves = (self.experiment.reranker.chance_curve, "train_loss")
-        name = next((name for name in curves if name in values), None)
-        if name is None or (name == "train_loss" and any(map(evidence.is_part, values))):
-            return  # a sum of several tasks has no chance
-        loss, chance = values[name], self.experiment.reranker.chance_loss(self.phases["validation"].requests)
-        rate = self.rate(self.experiment.reranker)
-        if not math.isfinite(loss):
-            return self._tell("nan", "%s is %s at step %d; %s", name, loss, step, rate.advice(faster=False))
-        self.seen.append(loss)
-        recent = float(np.mean(self.seen[-5:]))
-        if len(self.seen) >= 5 and recent > 1.5 * max(float(np.mean(self.seen[:3])), chance or 0.0):
-            self._tell("diverges", "%s diverges: %.2f at step %d; %s", name, recent, step, rate.advice(faster=False))
-        trainer = self.experiment.reranker.trainer
-        done = step / trainer.max_steps if trainer.max_steps > 0 else values.get("epoch", 0) / trainer.num_train_epochs
-        if chance is None or not PATIENCE <= done < 1 or len(self.seen) < 3:
-            return
-        if training_checks.at_chance(recent, chance) and recent < 1.5 * chance:
-            said = "%s is still at chance (%.2f, %s) after %.0f %% of the training; %s"
-            self._tell("chance", said, name, recent, training_checks.ln(chance), 100 * done, rate.advice(faster=True))
-
-    def _tell(self, what: str, *message: Any) -> None:
-        if what not in self.told:
-            self.told.add(what)
-            log.warning(*message)
+        self.watching(values, step)
 
     def rate(self, reranker: Reranker) -> Rate:
-        trainable, total = reranker.facts(self.phases["test"].requests.take(slice(0, 1))).get("parameters", (0, 0))
-        return Rate.of(reranker.trainer.learning_rate, trainable, total)
+        return evidence.rate(reranker, self.phases["test"].requests)
 
     def after(self, reranker: Reranker, points: list[dict[str, Any]]) -> list[dict[str, str]]:
         """Checks of the fitted model: the curves, then its scores of validation requests. Returns all findings."""

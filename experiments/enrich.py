@@ -16,7 +16,8 @@ def enrich(cfg: DictConfig) -> Path:
     import shlex
 
     from data import enrich as enrichment
-    from experiments.config import Paths, build, checked
+    from experiments.building import build, checked
+    from experiments.config import Paths
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     source = build(settings.pop("dataset"), "dataset")

@@ -18,7 +18,7 @@ from data.keys import NEGATIVES_OF_VALIDATION
 from data.negatives import sample
 from data.splits import Phase, Split
 from experiments.evaluation import Evaluated, Evaluator
-from experiments.training_checks import Curve
+from experiments.training_checks import Curve, Rate
 from rerankers.base import Reranker
 
 MOST, LEAST = 512, 64  # requests that are scored, by models of less and of more parameters than
@@ -126,6 +126,11 @@ def affordable(reranker: Reranker, requests: Requests) -> int:
     repeat finds the same."""
     _, parameters = reranker.facts(requests.take(slice(0, 1))).get("parameters", (0, 0))
     return MOST if parameters < LARGE else LEAST
+
+
+def rate(reranker: Reranker, requests: Requests) -> Rate:
+    trainable, total = reranker.facts(requests.take(slice(0, 1))).get("parameters", (0, 0))
+    return Rate.of(reranker.trainer.learning_rate, trainable, total)
 
 
 def is_part(name: str) -> bool:

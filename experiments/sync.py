@@ -15,7 +15,7 @@ from experiments.launch import job, launch
 def sync(cfg: DictConfig) -> None:
     from data.errors import UserError
     from data.files import read_json
-    from experiments.config import build
+    from experiments.building import build
     from experiments.tracking import MLflowTracker, send
 
     tracking: Any = OmegaConf.to_container(cfg.tracking, resolve=True)

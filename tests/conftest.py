@@ -22,7 +22,7 @@ from data.dataset import Dataset, Ragged, Relevance, Requests
 from data.retrievers import EASE
 from data.sources.demo import Demo
 from data.splits import LeaveOneOut, Split
-from experiments.config import OWN
+from experiments.building import OWN
 from experiments.launch import ROOT
 
 SHARED = Path(os.environ.get("RERANK_SHARED_DATA", ROOT / ".." / "shared" / "data"))
@@ -53,7 +53,7 @@ def passages(config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch)
     """passages("a=b", ...) composes conf/train.yaml on made-up passages with a reranker of shared words."""
     from tiny_queries import SharedWords
 
-    monkeypatch.setattr("experiments.config.OWN", (*OWN, "tiny_queries."))
+    monkeypatch.setattr("experiments.building.OWN", (*OWN, "tiny_queries."))
     monkeypatch.setattr(SharedWords, "fits", [])
 
     def make(*overrides: str, **reranker: Any) -> DictConfig:

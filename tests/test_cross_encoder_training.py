@@ -18,7 +18,7 @@ from data.text_retrievers import BM25
 from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
 from rerankers.cross_encoder.dev_metrics import told_apart
 from rerankers.cross_encoder.network import Scratch
-from rerankers.cross_encoder.trainer import PairTrainer
+from rerankers.cross_encoder.trainer import PairTrainer, half_precision
 
 LEARNING = Scratch(hidden_size=64, num_attention_heads=4, intermediate_size=64, num_hidden_layers=2)
 
@@ -218,10 +218,11 @@ def test_a_pretrained_model_is_trained_in_half_precision(
     plain, half = (
         fitted(tmp_path / how, data, model=folder, max_steps=3, mixed_precision=how) for how in ("none", "auto")
     )
-    assert half.half_precision == "bf16" and plain.half_precision is None
+    assert half_precision(half) == "bf16" and half_precision(plain) is None
     assert half.reports()["training_info.json"]["mixed_precision"] == "bf16"
     assert all(p.dtype == torch.float32 for p in half.network.parameters())
     assert not torch.equal(weights(plain), weights(half))
     assert torch.allclose(weights(plain), weights(half), atol=2e-2)
-    assert make(tmp_path, folder, mixed_precision="auto", bf16=True).half_precision is None, "the trainer's own key"
-    assert make(tmp_path, mixed_precision="auto").half_precision is None, "a small model gains nothing"
+    own = make(tmp_path, folder, mixed_precision="auto", bf16=True)
+    assert half_precision(own) is None, "the trainer's own key"
+    assert half_precision(make(tmp_path, mixed_precision="auto")) is None, "a small model gains nothing"

@@ -21,7 +21,6 @@ import torch
 
 from data.dataset import Catalog, Dataset, Requests
 from data.errors import UserError, in_range, one_of
-from data.progress import bar
 from data.retrievers import Retriever
 from data.splits import Phase, Split
 from data.text_retrievers import BM25, TfIdf
@@ -32,16 +31,14 @@ from rerankers.cross_encoder.dev_metrics import dev_groups, dev_metrics
 from rerankers.cross_encoder.losses import LOSSES, chance_loss
 from rerankers.cross_encoder.network import PairEncoder, Scratch, convert, load
 from rerankers.cross_encoder.pairs import Pair
-from rerankers.cross_encoder.records import inputs, lengths, training_info
+from rerankers.cross_encoder.records import facts, inputs, reports
 from rerankers.cross_encoder.rows import PairRows
-from rerankers.cross_encoder.scoring import DTYPES, FlagScorer, free_memory, score_pairs
+from rerankers.cross_encoder.scoring import DTYPES, FlagScorer, free_memory, score_pairs, score_requests
 from rerankers.cross_encoder.trainer import train_pairs
-from rerankers.training import device, seed_everything, training_facts
+from rerankers.training import seed_everything
 
 log_ = logging.getLogger(__name__)
 RETRIEVERS: dict[str, type[Retriever] | None] = {"bm25": BM25, "tfidf": TfIdf, "first_stage": None}
-PAIRS = 2**16  # put together at a time
-WORST = float(np.finfo(np.float32).min)  # score of padding
 
 
 @dataclass(kw_only=True)
@@ -119,15 +116,6 @@ class CrossEncoderReranker(Reranker):
     def rows_per_user(self) -> int:
         """Training rows of each relevant passage, or of each user."""
         return 1 + self.n_negatives if self.loss == "bce" else 1
-
-    @property
-    def half_precision(self) -> str | None:
-        """The trainer's key that is set for training: float16 on a GPU, bfloat16 on a CPU that has it."""
-        if self.trainer.bf16 or self.trainer.fp16 or self.mixed_precision == "none" or self.init == "scratch":
-            return None
-        if device().type == "cuda":
-            return "fp16"
-        return "bf16" if torch.cpu._is_avx512_bf16_supported() else None
 
     @property
     def untrained(self) -> bool:
@@ -213,19 +201,7 @@ class CrossEncoderReranker(Reranker):
             self.dev_metrics = dev_metrics(self, *groups)
 
     def score(self, requests: Requests) -> np.ndarray:
-        """Logits."""
-        texts = item_texts(requests.catalog, self.item_text)
-        scores = np.full((len(requests), requests.width), WORST, dtype=np.float32)
-        step = max(1, PAIRS // max(1, requests.width))
-        for start in bar(range(0, len(requests), step), "asking the model"):
-            part = requests.take(slice(start, start + step))
-            items = self.items(part)  # [R, N]
-            row, column = np.nonzero(items >= 0)
-            self.network.pairs.keep([texts[item] for item in np.unique(items[row, column])])
-            queries = self.queries(part)
-            pairs = [(queries[r], texts[items[r, c]]) for r, c in zip(row, column, strict=True)]
-            scores[start + row, column] = self.score_pairs(pairs)
-        return scores
+        return score_requests(self, requests)
 
     def items(self, requests: Requests) -> np.ndarray:
         """[R, N] item rows, -1 padded."""
@@ -268,14 +244,7 @@ class CrossEncoderReranker(Reranker):
         return inputs(self, requests)
 
     def facts(self, requests: Requests) -> dict[str, np.ndarray]:
-        dev = {}
-        if hasattr(self, "dev_metrics") and self.loss == "bce":  # other losses leave logits without a zero
-            dev = {"dev_metrics": np.array(list(self.dev_metrics.values()))}
-        return training_facts(self, self.network) | dev | lengths(self, requests)
+        return facts(self, requests)
 
     def reports(self) -> dict[str, dict[str, Any]]:
-        """training_info.json and dev_metrics.json of the run folder."""
-        if not hasattr(self, "used"):
-            return {}
-        dev = {"dev_metrics.json": self.dev_metrics} if hasattr(self, "dev_metrics") else {}
-        return {"training_info.json": training_info(self), **dev}
+        return reports(self)

@@ -1,4 +1,4 @@
-"""What is told of a cross-encoder: the pairs it reads, their lengths, and all settings of its training."""
+"""What is told of a cross-encoder: the pairs it reads, facts for the diagnosis, and all settings of its training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from data.dataset import Requests
 from data.texts import item_texts
 from rerankers.cross_encoder.pairs import Pair
-from rerankers.training import device
+from rerankers.cross_encoder.trainer import half_precision
+from rerankers.training import device, training_facts
 
 if TYPE_CHECKING:
     from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
@@ -47,6 +48,21 @@ def lengths(reranker: CrossEncoderReranker, requests: Requests) -> dict[str, np.
     return {"prompt_lengths": out[0], "shortened": out[1].astype(bool)}
 
 
+def facts(reranker: CrossEncoderReranker, requests: Requests) -> dict[str, np.ndarray]:
+    dev = {}
+    if hasattr(reranker, "dev_metrics") and reranker.loss == "bce":  # other losses leave logits without a zero
+        dev = {"dev_metrics": np.array(list(reranker.dev_metrics.values()))}
+    return training_facts(reranker, reranker.network) | dev | lengths(reranker, requests)
+
+
+def reports(reranker: CrossEncoderReranker) -> dict[str, dict[str, Any]]:
+    """training_info.json and dev_metrics.json of the run folder."""
+    if not hasattr(reranker, "used"):
+        return {}
+    dev = {"dev_metrics.json": reranker.dev_metrics} if hasattr(reranker, "dev_metrics") else {}
+    return {"training_info.json": training_info(reranker), **dev}
+
+
 def training_info(reranker: CrossEncoderReranker) -> dict[str, Any]:
     """Of a trained one; where the batch did not fit, the one that did stands beside it."""
     settings = {k: v for k, v in asdict(reranker).items() if k not in ("trainer", "checkpoints")}
@@ -57,7 +73,7 @@ def training_info(reranker: CrossEncoderReranker) -> dict[str, Any]:
         "trainer": asdict(reranker.trainer),
         "batch_that_fitted": {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps},
         "effective_batch_size": batch * steps,
-        "mixed_precision": reranker.half_precision or "none",
+        "mixed_precision": half_precision(reranker) or "none",
         "positive_weight": reranker.positive_weight,
         "training_groups": len(rows.owner),
         "training_rows": len(rows),

@@ -1,4 +1,4 @@
-"""Scores of (query, text) pairs: float32 logits, in batches of like length under a budget of tokens."""
+"""Scores of requests and of pairs: float32 logits, in batches of like length under a budget of tokens."""
 
 from __future__ import annotations
 
@@ -6,23 +6,46 @@ import gc
 import logging
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from data.dataset import Requests
 from data.errors import UserError
 from data.progress import bar
+from data.texts import item_texts
 from rerankers.cross_encoder.network import PairEncoder, scoring_in
 from rerankers.cross_encoder.pairs import Pair
 from rerankers.pretrained import quiet
 from rerankers.training import device
 
+if TYPE_CHECKING:
+    from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
+
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUDGET = {"cpu": 4096, "cuda": 65_536}  # tokens of a batch
+PAIRS = 2**16  # of requests, put together at a time
 CHUNK = 2**14  # pairs whose tokens are put together
+WORST = float(np.finfo(np.float32).min)  # score of padding
 REFUSED = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def score_requests(reranker: CrossEncoderReranker, requests: Requests) -> np.ndarray:
+    """[R, N] float32 logits."""
+    texts = item_texts(requests.catalog, reranker.item_text)
+    scores = np.full((len(requests), requests.width), WORST, dtype=np.float32)
+    step = max(1, PAIRS // max(1, requests.width))
+    for start in bar(range(0, len(requests), step), "asking the model"):
+        part = requests.take(slice(start, start + step))
+        items = reranker.items(part)  # [R, N]
+        row, column = np.nonzero(items >= 0)
+        reranker.network.pairs.keep([texts[item] for item in np.unique(items[row, column])])
+        queries = reranker.queries(part)
+        pairs = [(queries[r], texts[items[r, c]]) for r, c in zip(row, column, strict=True)]
+        scores[start + row, column] = reranker.score_pairs(pairs)
+    return scores
 
 
 @torch.inference_mode()

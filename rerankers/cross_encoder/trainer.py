@@ -22,7 +22,7 @@ from rerankers.base import Log, TrainerConfig, Validate
 from rerankers.cross_encoder.losses import make_loss
 from rerankers.cross_encoder.rows import as_dataset
 from rerankers.cross_encoder.scoring import out_of_memory
-from rerankers.training import RankingEvaluation, SetEpoch, arguments, train
+from rerankers.training import RankingEvaluation, SetEpoch, arguments, device, train
 
 if TYPE_CHECKING:
     from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
@@ -66,6 +66,16 @@ def train_pairs(reranker: CrossEncoderReranker, validate: Validate | None, log: 
         reranker.open_network()  # as it was before training; a checkpoint takes its place where there is one
 
 
+def half_precision(reranker: CrossEncoderReranker) -> str | None:
+    """The trainer's key that is set for training: float16 on a GPU, bfloat16 on a CPU that has it."""
+    trainer = reranker.trainer
+    if trainer.bf16 or trainer.fp16 or reranker.mixed_precision == "none" or reranker.init == "scratch":
+        return None
+    if device().type == "cuda":
+        return "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else None
+
+
 def halved(used: TrainerConfig, error: BaseException) -> TrainerConfig:
     """Half the batch, or the largest part that divides an odd one, with as much more accumulation."""
     batch, steps = used.per_device_train_batch_size, used.gradient_accumulation_steps
@@ -84,7 +94,7 @@ def halved(used: TrainerConfig, error: BaseException) -> TrainerConfig:
 
 
 def _train(reranker: CrossEncoderReranker, used: TrainerConfig, validate: Validate | None, log: Log) -> float:
-    half = reranker.half_precision
+    half = half_precision(reranker)
     settings = arguments(
         reranker,
         validate is not None,
