@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import transformers
 from filelock import FileLock
-from PIL import Image
 
 from data.dataset import Catalog, Dataset, sha256
 from data.errors import UserError, in_range, one_of
 from data.files import read_records, write_atomically, write_json
-from data.pictures import Unavailable, read_picture
+from data.item_content import Content
+from data.pictures import Unavailable
 from data.progress import bar
 from data.text_generation import BLIP, LANGUAGE, SIDE, Checkpoint, Writer, dtype, find_model
 
@@ -37,7 +36,6 @@ PROMPTS = {
     "like it. Use only what is given. Answer with the summary alone.",
 }
 VERSION = 1  # raised when the same settings would give other texts
-THINNEST = 100  # sides' ratio above which a picture is a line that processors refuse
 
 
 @dataclass
@@ -68,32 +66,6 @@ class Enrichment:
         if self.field != "caption" and found.kind == BLIP:
             raise UserError(f"model={found.name} is BLIP, which writes captions only; choose an instruct model")
         return found
-
-
-@dataclass(frozen=True)
-class Content:
-    """What the model reads of an item."""
-
-    text: str
-    picture: str | np.ndarray | None  # as in Catalog.image
-
-    def key(self) -> str:
-        if isinstance(self.picture, np.ndarray):
-            return sha256(self.text, str(self.picture.shape), self.picture)
-        return sha256(self.text, Path(self.picture).read_bytes() if self.picture else "")
-
-    def open(self) -> Image.Image | None:
-        """RGB within SIDE x SIDE pixels; Unavailable where it cannot be read."""
-        if self.picture is None:
-            return None
-        if isinstance(self.picture, np.ndarray):
-            picture = Image.fromarray(self.picture)
-            picture.thumbnail((SIDE, SIDE))
-        else:
-            picture = read_picture(Path(self.picture).read_bytes(), SIDE)
-        if max(picture.size) > THINNEST * min(picture.size):
-            raise Unavailable
-        return picture
 
 
 def enrich(task: Enrichment, checkpoint: Checkpoint, dataset: Dataset, data: Path, cache: Path) -> tuple[Path, str]:
@@ -178,7 +150,7 @@ def _write(writer: Writer, batch: dict[str, Content]) -> dict[str, str]:
     pictures = {}
     for key, content in batch.items():
         with suppress(Unavailable):
-            pictures[key] = content.open()
+            pictures[key] = content.open(SIDE)
     if not pictures:
         return {}
     texts = writer([batch[key].text for key in pictures], list(pictures.values()))

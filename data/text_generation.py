@@ -101,8 +101,8 @@ def loading(name: str) -> Iterator[None]:
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         said = " ".join(str(error).split())[:300].rstrip(" .")
         raise UserError(
-            f"model={name} could not be loaded ({said}); give a folder with config.json, the tokenizer and "
-            "*.safetensors, or a name of a hub that can be reached"
+            f"model={name} could not be loaded ({said}); give a folder with config.json, the tokenizer or "
+            "processor and *.safetensors, or a name of a hub that can be reached"
         ) from None
 
 
