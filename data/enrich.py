@@ -1,9 +1,10 @@
-"""Captions and semantic summaries of a dataset's items, written by a model: resumable, cached by content, atomic.
+"""What a model makes of a dataset's items: captions, semantic summaries, image features. Cached by content, atomic.
 
-What the model writes is appended batch by batch to <cache>/enriched/<field>-<hash of model, prompt, settings>.jsonl,
+What a model writes is appended batch by batch to <cache>/enriched/<field>-<hash of model, prompt, settings>.jsonl,
 a line a content: the hash of the picture and the text that the model reads. So a kill loses at most a batch, what is
 the same is written once, and another dataset with the same pictures finds them done. The result is a file that
-`dataset.item_fields` joins, like any other made elsewhere.
+`dataset.item_fields` joins, like any other made elsewhere. Image features, see data/image_features.py, become a .npz
+that `dataset.image_features` joins.
 """
 
 from __future__ import annotations
@@ -17,18 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
 from filelock import FileLock
 
 from data.dataset import Catalog, Dataset, sha256
 from data.errors import UserError, in_range, one_of
-from data.files import read_records, write_atomically, write_json
+from data.files import read_records, write_arrays, write_atomically, write_json
+from data.image_features import Encoder, encode, find_encoder, identity
 from data.item_content import Content
 from data.pictures import Unavailable
 from data.progress import bar
 from data.text_generation import BLIP, LANGUAGE, SIDE, Checkpoint, Writer, dtype, find_model
 
-MODELS = {"caption": "Salesforce/blip-image-captioning-base", "semantic_summary": "Qwen/Qwen2.5-0.5B-Instruct"}
+FEATURES = "image_features"
+MODELS = {
+    "caption": "Salesforce/blip-image-captioning-base",
+    "semantic_summary": "Qwen/Qwen2.5-0.5B-Instruct",
+    FEATURES: "openai/clip-vit-base-patch32",
+}
 PROMPTS = {
     "caption": "Describe the item in this picture in one sentence: what it is, its colours, material and style. "
     "Answer with the sentence alone.",
@@ -55,11 +63,29 @@ class Enrichment:
         one_of("field", self.field, tuple(MODELS))
         for name in ("batch_size", "max_new_tokens", "limit"):
             in_range(name, getattr(self, name), 1)
-        if self.output is not None and not self.output.endswith(".jsonl"):
-            raise UserError(f"output={self.output} must end in .jsonl, as dataset.item_fields reads it")
+        if self.output is not None and not self.output.endswith(self.ending):
+            raise UserError(f"output={self.output} must end in {self.ending}, as dataset.{self.joined_by} reads it")
+        if self.field == FEATURES and self.prompt is not None:
+            raise UserError(f"prompt={self.prompt} is read by no CLIP; leave it out with field={FEATURES}")
 
-    def checkpoint(self) -> Checkpoint:
-        """The model that is asked for, without its weights; one that cannot write the field is a UserError."""
+    @property
+    def ending(self) -> str:
+        return ".npz" if self.field == FEATURES else ".jsonl"
+
+    @property
+    def of_pictures(self) -> bool:
+        """Whether it is made of the picture alone."""
+        return self.field != "semantic_summary"
+
+    @property
+    def joined_by(self) -> str:
+        """The key of a dataset that takes the output."""
+        return FEATURES if self.field == FEATURES else "item_fields"
+
+    def checkpoint(self) -> Checkpoint | Encoder:
+        """The model that is asked for, without its weights; one that cannot make the field is a UserError."""
+        if self.field == FEATURES:
+            return find_encoder(self.model or MODELS[FEATURES], self.revision)
         found = find_model(self.model or MODELS[self.field], self.revision)
         if self.field == "caption" and found.kind == LANGUAGE:
             raise UserError(f"model={found.name} is a language model and sees no pictures; choose BLIP or a Qwen-VL")
@@ -68,81 +94,94 @@ class Enrichment:
         return found
 
 
-def enrich(task: Enrichment, checkpoint: Checkpoint, dataset: Dataset, data: Path, cache: Path) -> tuple[Path, str]:
-    """The file of records {"item_id": ..., <field>: ...} below `data`, and a sentence of what is in it."""
+def enrich(
+    task: Enrichment, model: Checkpoint | Encoder, dataset: Dataset, data: Path, cache: Path
+) -> tuple[Path, str]:
+    """The file below `data` that a dataset can join, and a sentence of what is in it."""
     started = time.perf_counter()
-    contents = _contents(task, checkpoint, dataset)
+    contents = _contents(task, model, dataset)
     bare = len(dataset.catalog) - len(contents)
     chosen = dict(list(contents.items())[: task.limit])
     keys = {item: content.key() for item, content in bar(chosen.items(), "reading items", len(chosen))}
-    prompt = task.prompt or (None if checkpoint.kind == BLIP else PROMPTS[task.field])
-    settings = {
-        "version": VERSION,
-        "field": task.field,
-        "model": checkpoint.identity,
-        "prompt": prompt,
-        "max_new_tokens": task.max_new_tokens,
-        "dtype": str(dtype()),
-    }
-    made_by = sha256(json.dumps(settings, sort_keys=True))
-    path = cache / "enriched" / f"{task.field}-{made_by[:16]}.jsonl"
+    by_key = {key: chosen[item] for item, key in keys.items()}
+    values: dict[str, Any]
+    if isinstance(model, Encoder):
+        settings = model.settings
+        values, made = encode(by_key, model, task.batch_size, cache)
+    else:
+        settings = {
+            "version": VERSION,
+            "field": task.field,
+            "model": model.identity,
+            "prompt": task.prompt or (None if model.kind == BLIP else PROMPTS[task.field]),
+            "max_new_tokens": task.max_new_tokens,
+            "dtype": str(dtype()),
+        }
+        values, made = _texts(task, model, settings, by_key, cache)
+    have = {item: values[key] for item, key in keys.items() if key in values}
+    if not have:
+        raise UserError(
+            f"none of the {len(keys):,} pictures of dataset={dataset.name} can be read; mend dataset.images"
+        )
+    content = sha256(identity(settings), *map(str, keys), *keys.values())[:10]
+    name = f"{dataset.name}-{task.field}-{content}{task.ending}"
+    output = Path(task.output).expanduser().resolve() if task.output else data / "enriched" / name
+    described = {"dataset": dataset.name, "name": model.name, **settings, "transformers": transformers.__version__}
+    write_json(output.with_suffix(".json"), described)
+    if isinstance(model, Encoder):
+        write_arrays(output, item_id=np.array(list(map(str, have))), features=np.stack(list(have.values())))
+    else:
+        records = [{"item_id": str(item), task.field: text} for item, text in have.items()]
+        write_atomically(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+    broken = [item for item in keys if item not in have]
+    empty = sum(isinstance(value, str) and not value for value in have.values())
+    parts = [
+        f"{made:,} made now",
+        f"{len(have) - made:,} from the cache or equal to another",
+        f"{empty:,} of them empty" if empty else "",
+        f"{bare:,} items without {'a picture' if task.of_pictures else 'a text'}" if bare else "",
+        f"{len(broken):,} whose picture cannot be read (the first: {broken[0]})" if broken else "",
+        f"{len(contents) - len(chosen):,} left out by limit={task.limit}" if len(chosen) < len(contents) else "",
+    ]
+    took = time.perf_counter() - started
+    return output, f"{task.field} of {len(have):,} items in {took:,.1f} s: {', '.join(filter(None, parts))}"
+
+
+def _contents(task: Enrichment, model: Checkpoint | Encoder, dataset: Dataset) -> dict[Any, Content]:
+    """Item id -> content, of the items that have any."""
+    catalog = dataset.catalog
+    contents = {}
+    for row, item in enumerate(catalog.id):
+        text = "" if task.of_pictures else item_text(catalog, row)
+        picture = None if model.kind == LANGUAGE else catalog.image[row]
+        if text or picture is not None:
+            contents[item] = Content(text, picture)
+    if not contents:
+        lacking, key = ("pictures", "images") if task.of_pictures else ("item texts", "item_fields")
+        raise UserError(
+            f"field={task.field} needs {lacking}, which dataset={dataset.name} does not have; give dataset.{key}="
+        )
+    return contents
+
+
+def _texts(
+    task: Enrichment, checkpoint: Checkpoint, settings: dict[str, Any], contents: dict[str, Content], cache: Path
+) -> tuple[dict[str, str], int]:
+    """Content key -> text, without those whose picture cannot be read, and how many were written now."""
+    path = cache / "enriched" / f"{task.field}-{identity(settings)[:16]}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         texts = read_cache(path)
-        new = {key: chosen[item] for item, key in keys.items() if key not in texts}
+        new = {key: content for key, content in contents.items() if key not in texts}
         if new:
-            writer = Writer(checkpoint, prompt, task.max_new_tokens)
+            writer = Writer(checkpoint, settings["prompt"], task.max_new_tokens)
             with path.open("a", encoding="utf-8") as file:
                 for batch in bar(list(_batches(new, task.batch_size)), f"writing {task.field}"):
                     written = _write(writer, batch)
                     _append(file, written)
                     texts |= written
-    records = [{"item_id": str(item), task.field: texts[key]} for item, key in keys.items() if key in texts]
-    if not records:
-        raise UserError(
-            f"none of the {len(keys):,} pictures of dataset={dataset.name} can be read; mend dataset.images"
-        )
-    name = f"{dataset.name}-{task.field}-{sha256(made_by, *map(str, keys), *keys.values())[:10]}.jsonl"
-    output = Path(task.output).expanduser().resolve() if task.output else data / "enriched" / name
-    described = {
-        "dataset": dataset.name,
-        "name": checkpoint.name,
-        **settings,
-        "transformers": transformers.__version__,
-    }
-    write_json(output.with_suffix(".json"), described)
-    write_atomically(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-
-    made = sum(key in texts for key in new)
-    broken = [item for item, key in keys.items() if key not in texts]
-    empty = sum(not record[task.field] for record in records)
-    parts = [
-        f"{made:,} made now",
-        f"{len(records) - made:,} from the cache or equal to another",
-        f"{empty:,} of them empty" if empty else "",
-        f"{bare:,} items without {'a picture' if task.field == 'caption' else 'a text'}" if bare else "",
-        f"{len(broken):,} whose picture cannot be read (the first: {broken[0]})" if broken else "",
-        f"{len(contents) - len(chosen):,} left out by limit={task.limit}" if len(chosen) < len(contents) else "",
-    ]
-    took = time.perf_counter() - started
-    return output, f"{task.field} of {len(records):,} items in {took:,.1f} s: {', '.join(filter(None, parts))}"
-
-
-def _contents(task: Enrichment, checkpoint: Checkpoint, dataset: Dataset) -> dict[Any, Content]:
-    """Item id -> content, of the items that have any; a caption is of the picture alone."""
-    catalog = dataset.catalog
-    contents = {}
-    for row, item in enumerate(catalog.id):
-        text = "" if task.field == "caption" else item_text(catalog, row)
-        picture = None if checkpoint.kind == LANGUAGE else catalog.image[row]
-        if text or picture is not None:
-            contents[item] = Content(text, picture)
-    if not contents:
-        lacking, key = ("pictures", "images") if task.field == "caption" else ("item texts", "item_fields")
-        raise UserError(
-            f"field={task.field} needs {lacking}, which dataset={dataset.name} does not have; give dataset.{key}="
-        )
-    return contents
+    return texts, sum(key in texts for key in new)
 
 
 def _write(writer: Writer, batch: dict[str, Content]) -> dict[str, str]:

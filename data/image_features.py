@@ -4,19 +4,19 @@
     image_features(catalog, "random", batch_size=32, cache=Path("cache"), seed=0)                  # [I, 128]
 
 The vectors are those before CLIP divides them by their length, as VIP5 has them, in float32 on any device; another
-batch size changes their last digits. They are cached by the content of picture and model in <cache>/enriched/image_features-<hash of the model>.npz, which is written
-anew after each CHUNK pictures, so a kill loses at most these; a picture that cannot be read is remembered as well.
+batch size changes their last digits. They are cached by the content of picture and model, in
+<cache>/enriched/image_features-<hash of the model>.npz, which is written anew after each CHUNK pictures: a kill loses
+at most these. A picture that cannot be read is remembered as well.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +57,11 @@ class Encoder:
     checkpoint: Checkpoint | None
     config: CLIPVisionConfig
     seed: int = 0
+    kind: ClassVar[str] = "CLIP"
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name if self.checkpoint else RANDOM
 
     @property
     def width(self) -> int:
@@ -66,7 +71,7 @@ class Encoder:
     @property
     def label(self) -> str:
         """What must stand beside every number that the features had a part in."""
-        return f"CLIP {self.checkpoint.name}" if self.checkpoint else "random-weight CLIP"
+        return f"CLIP {self.name}" if self.checkpoint else "random-weight CLIP"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -83,7 +88,7 @@ class Encoder:
             return _drawn(self.config, self.seed), CLIPImageProcessorPil(size=size, crop_size=crop)
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-        name = self.checkpoint.name
+        name = self.name
         origin: dict[str, Any] = {"revision": self.checkpoint.revision}
         clip: Any = CLIPVisionModelWithProjection
         with loading(name):
@@ -96,6 +101,11 @@ class Encoder:
                 f"model={name} has no weights for {lacking[0]} and would see at random; give a complete CLIP"
             )
         return model, processor
+
+
+def identity(settings: dict[str, Any]) -> str:
+    """Hash of all that a cached value depends on but for its content."""
+    return sha256(json.dumps(settings, sort_keys=True))
 
 
 def find_encoder(name: str, revision: str | None = None, seed: int = 0) -> Encoder:
@@ -130,31 +140,34 @@ def _drawn(config: CLIPVisionConfig, seed: int) -> Any:
 def image_features(catalog: Catalog, encoder: str, batch_size: int, cache: Path, seed: int = 0) -> np.ndarray:
     """float32 [I, F], not normalised; a row of NaN where an item has no picture, or none that can be read."""
     found = find_encoder(encoder, seed=seed)
-    features, made = encode(list(catalog.image), found, batch_size, cache)
-    have, bad = ~np.isnan(features[:, 0]), sum(picture is not None for picture in catalog.image)
-    counts = f"{have.sum():,} of {len(catalog):,} items have image features of {found.label}"
-    log.info("%s; %s encoded now, %s pictures cannot be read", counts, f"{made:,}", f"{bad - have.sum():,}")
+    shown = {row: Content("", picture) for row, picture in enumerate(catalog.image) if picture is not None}
+    keys = {row: content.key() for row, content in bar(shown.items(), "reading pictures", len(shown))}
+    vectors, made = encode({keys[row]: content for row, content in shown.items()}, found, batch_size, cache)
+    features = np.full((len(catalog), found.width), np.nan, dtype=np.float32)
+    for row, key in keys.items():
+        features[row] = vectors.get(key, np.nan)
+    have = int(np.isfinite(features[:, 0]).sum())
+    log.info(
+        "%s of %s items have image features of %s; %s encoded now, %s pictures cannot be read",
+        *(f"{have:,}", f"{len(catalog):,}", found.label, f"{made:,}", f"{len(shown) - have:,}"),
+    )
     return features
 
 
 def encode(
-    pictures: Sequence[str | np.ndarray | None], encoder: Encoder, batch_size: int, cache: Path
-) -> tuple[np.ndarray, int]:
-    """Features [n, F] of pictures as in Catalog.image, and how many were not in the cache and not equal to another."""
+    contents: dict[str, Content], encoder: Encoder, batch_size: int, cache: Path
+) -> tuple[dict[str, np.ndarray], int]:
+    """Content key -> features [F], without those whose picture cannot be read, and how many were encoded now."""
     in_range("batch_size", batch_size, 1)
-    contents = [None if picture is None else Content("", picture) for picture in pictures]
-    keys = ["" if content is None else content.key() for content in bar(contents, "reading pictures")]
-    path = cache / "enriched" / f"image_features-{sha256(json.dumps(encoder.settings, sort_keys=True))[:16]}.npz"
+    path = cache / "enriched" / f"image_features-{identity(encoder.settings)[:16]}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         known = _read(path)
-        new = {key: content for key, content in zip(keys, contents, strict=True) if content and key not in known}
+        new = {key: content for key, content in contents.items() if key not in known}
         if new:
             _encode(new, known, encoder, batch_size, path)
-    nothing = np.full(encoder.width, np.nan, dtype=np.float32)
-    features = [known.get(key, nothing) for key in keys]
-    made = sum(not np.isnan(known[key][0]) for key in new)
-    return np.array(features, dtype=np.float32).reshape(len(keys), encoder.width), made
+    vectors = {key: known[key] for key in contents if not np.isnan(known[key][0])}
+    return vectors, sum(key in vectors for key in new)
 
 
 def _encode(

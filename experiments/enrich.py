@@ -1,4 +1,4 @@
-"""Captions or semantic summaries of a dataset's items: python -m experiments.enrich field=caption model=...
+"""Captions, summaries or image features of a dataset's items: python -m experiments.enrich field=caption model=...
 
 The last line printed is the override that gives them to any run; see data/enrich.py. The same command continues.
 """
@@ -27,7 +27,7 @@ def enrich(cfg: DictConfig) -> Path:
     data, cache = (Path(folder).expanduser().resolve() for folder in (paths.data, paths.cache))
     path, report = enrichment.enrich(task, checkpoint, source.load(data), data, cache)
     print(report)
-    print(shlex.quote(f"dataset.item_fields={path}"))
+    print(shlex.quote(f"dataset.{task.joined_by}={path}"))
     return path
 
 

@@ -169,7 +169,10 @@ def test_item_text_has_what_there_is(demo: Dataset) -> None:
         ({"field": "title"}, "field=title is not allowed; choose caption or semantic_summary"),
         ({"batch_size": 0}, "batch_size=0 is out of range; it must be at least 1"),
         ({"limit": 0}, "limit=0 is out of range"),
-        ({"output": "x.csv"}, "output=x.csv must end in .jsonl"),
+        ({"output": "x.csv"}, "output=x.csv must end in .jsonl, as dataset.item_fields reads it"),
+        ({"field": "image_features", "output": "x.jsonl"}, "must end in .npz, as dataset.image_features reads it"),
+        ({"field": "image_features", "prompt": "a"}, "prompt=a is read by no CLIP"),
+        ({"field": "image_features", "model": "{blip}"}, "is of type blip; image features are of a CLIP"),
         ({"model": "/nowhere/blip"}, "model=/nowhere/blip does not exist; give an existing folder or a name"),
         ({"model": "{tmp}"}, "has no config.json; give a folder that save_pretrained wrote"),
         (

@@ -1,7 +1,9 @@
 """Features of pictures: what CLIP says, each picture once, cached by content; a random CLIP that sees what matters."""
 
+import json
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
@@ -24,7 +27,8 @@ from data import image_features as module
 from data.dataset import Catalog, Dataset
 from data.errors import UserError
 from data.image_features import Encoder, find_encoder, image_features
-from data.sources.demo import COLOURS, NOUNS, Demo, paint
+from data.sources.demo import COLOURS, NOUNS, paint
+from experiments.launch import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -213,6 +217,31 @@ def test_mistakes_are_one_sentence(clips: Path, models: dict[str, Path], demo: D
         image_features(demo.catalog, "random", 0, tmp_path)
 
 
-def test_the_demo_has_pictures_for_all(tmp_path: Path) -> None:
-    dataset = Demo(name="demo", n_users=30, n_items=60).load(tmp_path)
-    assert np.isfinite(image_features(dataset.catalog, "random", 32, tmp_path)).all()
+def test_the_command_writes_what_a_dataset_joins(
+    clips: Path, demo: Dataset, tmp_path: Path, seen: list[int], capsys: Any, config: Callable[..., Any]
+) -> None:
+    from experiments.config import configure
+    from experiments.enrich import enrich
+
+    small = ["dataset.n_users=120", "dataset.n_items=60", "dataset.mean_length=12", f"paths.root={tmp_path}"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("enrich", [*small, "field=image_features", f"model={clips}"])
+        few = compose("enrich", [*small, "field=image_features", "model=random", "limit=5"])
+    path = enrich(cfg)
+    sentence, override = capsys.readouterr().out.splitlines()[-2:]
+    assert override == f"dataset.image_features={path}" and path.name.startswith("demo-image_features-")
+    assert sentence.startswith("image_features of 60 items in ") and "from the cache or equal to another" in sentence
+    source = configure(config(override)).source
+    joined = source.load(tmp_path)
+    features = image_features(demo.catalog, str(clips), 16, tmp_path / "elsewhere")
+    assert list(joined.catalog.id) == list(demo.catalog.id)
+    assert np.allclose(joined.catalog.image_features, features, atol=1e-5)
+    assert "60 of 60 items have image features" in joined.provenance.notes
+    described = json.loads(path.with_suffix(".json").read_text())
+    assert described["name"] == str(clips) and described["field"] == "image_features"
+    content = path.read_bytes()
+    seen.clear()
+    assert enrich(cfg) == path and path.read_bytes() == content and seen == []
+    assert "0 made now, 60 from the cache" in capsys.readouterr().out
+    assert len(np.load(enrich(few))["item_id"]) == 5 and path.read_bytes() == content
+    assert "55 left out by limit=5" in capsys.readouterr().out
