@@ -113,10 +113,11 @@ class Experiment:
         files = [path for path in (*self.candidates.files, *self.reranker.files) if path.is_file()]
         contents = [path.suffix + file_sha256(path) for path in files]
         folders = self.reranker.folders
-        weights = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+        places = [path for given in folders for path in (sorted(given.iterdir()) if given.is_dir() else [given])]
+        weights = [path for path in places if path.is_file()]
         contents += [path.name + file_sha256(path) for path in weights]
-        places = {"path", *(str(folder) for folder in folders)}
-        config["reranker"] = {k: v for k, v in config["reranker"].items() if not {k, str(v).rstrip("/")} & places}
+        left_out = {"path", *map(str, folders)}
+        config["reranker"] = {k: v for k, v in config["reranker"].items() if not {k, str(v).rstrip("/")} & left_out}
         return sha256(dataset.sha256, *contents, canonical([VERSION, config]))[:10]
 
     @property
@@ -143,6 +144,7 @@ def configure(cfg: DictConfig) -> Experiment:
         if name not in known:
             raise UserError(unknown_key("", name, known))
     paths = checked(Paths, resolved["paths"], "paths")
+    cache = Path(paths.cache).expanduser().resolve()
     split = build(resolved["protocol"]["split"], "protocol.split")
     protocol = checked(Protocol, resolved["protocol"], "protocol", split=split)
     if isinstance(name := resolved["candidates"]["retriever"], str):  # candidates.retriever=markov
@@ -173,7 +175,7 @@ def configure(cfg: DictConfig) -> Experiment:
         source=build(resolved["dataset"], "dataset"),
         protocol=protocol,
         candidates=candidates,
-        reranker=build(resolved["reranker"], "reranker", trainer=trainer, seed=top.seed, checkpoints=Path()),
+        reranker=build(resolved["reranker"], "reranker", trainer=trainer, seed=top.seed, checkpoints=Path(), cache=cache),
         tracker=build(resolved["tracking"], "tracking"),
         seed=top.seed,
         force=top.force,
@@ -181,7 +183,7 @@ def configure(cfg: DictConfig) -> Experiment:
         diagnose=top.diagnose,
         root=Path(paths.root).expanduser().resolve(),
         data=Path(paths.data).expanduser().resolve(),
-        cache=Path(paths.cache).expanduser().resolve(),
+        cache=cache,
         resolved=resolved | run,
     )
 

@@ -101,6 +101,7 @@ class Reranker:
     seed: int = 0  # weights, order of the training data, dropout
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoints: Path = Path("checkpoints")  # of the training under way; train.py sets it to <run>/checkpoints
+    cache: Path = Path("cache")  # for what several runs share; it is `paths.cache`
 
     requires: ClassVar[tuple[str, ...]] = ()  # of KINDS; checked before anything is loaded
     order_sensitive: ClassVar[bool] = False  # may scores depend on the order of the candidates
@@ -136,7 +137,7 @@ class Reranker:
 
     @property
     def folders(self) -> list[Path]:
-        """Folders of weights that training begins with; a run's identity holds their content, not where they lie."""
+        """Weights that training begins with, folders or files; a run's identity holds their content, not their place."""
         return []
 
     def save(self, folder: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from data.errors import in_range
 from rerankers.vip5.prompts import WORD_MARK
 from rerankers.word_tokenizer import by_frequency
 
+TABLES = 0.1  # scale of the two tables of a model from nothing
 SPECIAL = ("<pad>", "</s>", "<unk>")  # where T5 has them
 
 
@@ -61,3 +64,13 @@ class Scratch:
             decoder_start_token_id=SPECIAL.index("<pad>"),
         )
         return T5ForConditionalGeneration(config)
+
+    def load_tokenizer(self, folder: Path) -> Any:
+        return T5Tokenizer.from_pretrained(folder)
+
+    def shrink_tables(self, network: Vip5Network) -> None:
+        """Whole words and categories begin small beside the words' own embeddings, whose scale is 1: at equal scale
+        they drown them, and a small model stays at the popularity plateau for long."""
+        with torch.no_grad():
+            network.whole_words.weight.mul_(TABLES)
+            network.categories.weight.mul_(TABLES)

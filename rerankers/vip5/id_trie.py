@@ -63,11 +63,15 @@ class IdTrie:
             out[rows[:, d], : d + 1] = rows[:, : d + 1]
         return out
 
+    def answer(self, item: int) -> list[int]:
+        """Its tokens, the end included."""
+        return self.tokens[item][self.tokens[item] >= 0].tolist()
+
     def children(self, items: np.ndarray) -> dict[tuple[int, ...], list[int]]:
         """Prefix of an answer -> tokens that go on to one of these items, the end included."""
         out: dict[tuple[int, ...], set[int]] = {}
-        for answer in self.tokens[items]:
-            ended = answer[answer >= 0].tolist()
+        for item in items:
+            ended = self.answer(item)
             for length, token in enumerate(ended):
                 out.setdefault(tuple(ended[:length]), set()).add(token)
         return {prefix: sorted(tokens) for prefix, tokens in out.items()}

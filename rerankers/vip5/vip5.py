@@ -1,0 +1,320 @@
+"""VIP5: T5 with visual tokens of CLIP, trained on many prompts at once, ranks by the likelihood of an item's number.
+
+    python train.py reranker=vip5 reranker.model=google-t5/t5-small dataset=ml_100k dataset.images=/my/posters
+
+After Geng et al. (arXiv 2305.14302), built anew: `templates.py` what is asked, `prompts.py` its tokens, `network.py`
+T5 and what is added to it, `rows.py` the training mixture, `scoring.py` the scorers, `item_numbers.py` the ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from data.dataset import Catalog, Dataset, Requests
+from data.errors import UserError
+from data.files import read_json, write_json
+from data.image_features import find_encoder, image_features
+from data.progress import bar
+from data.splits import Split
+from data.texts import item_texts
+from rerankers.base import Log, Reranker, Validate
+from rerankers.training import device, seed_everything, training_facts
+from rerankers.vip5.backbone import Scratch, fingerprint, load_t5
+from rerankers.vip5.checkpoint import load_checkpoint
+from rerankers.vip5.checks import check_settings
+from rerankers.vip5.explanations import held_out_reviews, training_reviews
+from rerankers.vip5.id_trie import IdTrie
+from rerankers.vip5.item_numbers import LEAKS, number
+from rerankers.vip5.network import Vip5Network, add_adapters, freeze_backbone
+from rerankers.vip5.prompts import PLACEHOLDER, Prompts
+from rerankers.vip5.rows import Vip5Rows
+from rerankers.vip5.scoring import TEMPLATE_OF, Scoring, loss
+from rerankers.vip5.templates import TEMPLATES, Template
+from rerankers.vip5.trainer import train_vip5
+from rerankers.vip5.writing import explained
+
+log_ = logging.getLogger(__name__)
+CLIP = "openai/clip-vit-base-patch32"
+REQUESTS = 256  # scored at a time
+PICTURES = 64  # encoded at a time
+WHOLE_WORDS = 1024  # rows of the reference's table, and so the longest prompt
+WORST = float(np.finfo(np.float32).min)  # score of padding
+NEGATIVE_LOSS = "negative_loss"
+
+
+@dataclass
+class Tasks:
+    """Rows an epoch: so many of each user; of explanations, of each review that training may see."""
+
+    sequential: int = 5
+    direct: int = 5
+    explanation: int = 1
+    rerank: int = 0
+
+
+@dataclass
+class LossWeights:
+    sequential: float = 1.0
+    direct: float = 1.0
+    explanation: float = 1.0
+    rerank: float = 1.0
+
+
+@dataclass(kw_only=True)
+class Vip5(Reranker):
+    model: str = "google-t5/t5-small"
+    checkpoint: str | None = None
+    init: str = "pretrained"
+    tuning: str = "adapters"
+    reduction_factor: int = 8
+    adapters_in_cross_attention: bool = True
+    train_layer_norms: bool = True
+    train_whole_words: bool = False
+    train_categories: bool = False
+    image_encoder: str | None = None
+    visual_tokens: int = 2
+    visual_norm: bool = True
+    pictures: str = "own"
+    id_scheme: str = "random"
+    tasks: Tasks = field(default_factory=Tasks)
+    templates: list[str] | None = None
+    training_candidates: int = 50
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+    loss_norm: str = "token_mean"
+    validation: str = "ranking"
+    validation_start_epoch: int = 4
+    scorer: str = "likelihood"
+    template: str | None = None
+    permutations: int = 1
+    beams: int = 20
+    max_history: int = 20
+    max_title_length: int = 32
+    max_length: int = 1024
+    max_answer_length: int = 64
+    explanations: int = 200
+    scratch: Scratch = field(default_factory=Scratch)
+
+    trains: ClassVar[bool] = True
+    chance_curve: ClassVar[str] = "train_sequential_loss"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.validation == "loss":
+            self.trainer = replace(self.trainer, metric_for_best_model=NEGATIVE_LOSS)
+
+    @property
+    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("interactions", "images") if self.visual_tokens else ("interactions",)
+
+    @property
+    def scored_by(self) -> Template:
+        return TEMPLATES[self.template or TEMPLATE_OF[self.scorer]]
+
+    @property
+    def order_sensitive(self) -> bool:  # type: ignore[override]
+        return self.scorer == "list"
+
+    @property
+    def trained_templates(self) -> list[Template]:
+        """Those that are asked for; the dataset may lack what some of them need."""
+        return [t for t in TEMPLATES.values() if (t.trained if self.templates is None else t.name in self.templates)]
+
+    @property
+    def encoder(self) -> str:
+        return self.image_encoder or (CLIP if self.init == "pretrained" else "random")
+
+    @property
+    def folders(self) -> list[Path]:
+        given = [self.model if self.init == "pretrained" else None, self.checkpoint, self.image_encoder]
+        return [Path(name) for name in given if name and Path(name).exists()]
+
+    @property
+    def untrained(self) -> bool:
+        return self.trainer.num_train_epochs == 0
+
+    def check(self, requests: Requests) -> None:
+        if self.scorer == "list" and requests.candidates is None:
+            raise UserError(
+                "reranker.scorer=list names the candidates in its prompt; use another than candidates=full"
+            )
+
+    def labels(self, requests: Requests) -> list[str]:
+        how = ["model from nothing, all weights trained"] if self.init == "scratch" else []
+        if self.untrained:
+            how = ["untrained"] if self.checkpoint is None else ["as loaded, not trained here"]
+        if not self.visual_tokens:
+            how.append("no pictures")
+        elif requests.catalog.image_features is None and self.encoder == "random":
+            how.append(find_encoder(self.encoder).label)
+        if self.pictures == "shuffled":
+            how.append("ablation: each item has another's picture")
+        if self.id_scheme in LEAKS:
+            how.append(LEAKS[self.id_scheme])
+        if self.scorer != "likelihood":
+            how.append(f"scorer={self.scorer}")
+        return [*how, *([f"mean of {self.permutations} permutations"] if self.permutations > 1 else [])]
+
+    def build(self, dataset: Dataset, split: Split) -> None:
+        seed_everything(self.seed)
+        numbers = number(self.id_scheme, dataset, split, self.seed)
+        self.item_number = dict(zip(dataset.catalog.id, numbers.item.tolist(), strict=True))
+        self.user_number = dict(zip(dataset.user_id, numbers.user.tolist(), strict=True))
+        self.reviews = training_reviews(dataset, split.train.histories)
+        if self.init == "scratch":
+            numbered = [str(n) for n in sorted(self.item_number.values())]
+            always = [*(t.text for t in TEMPLATES.values()), "yes no , -> user_ shopper_ item_", *numbered]
+            self.tokenizer = self.scratch.tokenizer(always, [*item_texts(dataset.catalog), *self.reviews.sentence])
+        self._assemble(dataset.catalog)
+        self.rows = Vip5Rows(dataset, split, self.reviews, self)
+
+    def _assemble(self, catalog: Catalog) -> None:
+        """The network as training begins with it, and what belongs to the catalogue."""
+        if self.init == "scratch":
+            t5 = self.scratch.model(self.tokenizer)
+        else:
+            self.tokenizer, t5 = load_t5(self.model)
+            self.base_sha256 = fingerprint(t5)
+        adapted = self.init == "pretrained" and self.tuning == "adapters"
+        if adapted:
+            add_adapters(t5, self.reduction_factor, self.adapters_in_cross_attention)
+        placeholder = int(self.tokenizer.convert_tokens_to_ids(PLACEHOLDER))
+        features = self._features(catalog)
+        self.network = Vip5Network(t5, placeholder, self.visual_tokens, features, WHOLE_WORDS, self.visual_norm)
+        if self.init == "scratch":
+            self.scratch.shrink_tables(self.network)
+        if self.checkpoint:
+            log_.info(load_checkpoint(self.network, Path(self.checkpoint)).summary)
+        if adapted:
+            freeze_backbone(self.network, self.train_layer_norms, self.train_whole_words, self.train_categories)
+        self.network.to(device())
+        self._read(catalog)
+
+    def _features(self, catalog: Catalog) -> torch.Tensor:
+        """[I, F] float32, NaN where an item has no picture."""
+        if not self.visual_tokens:
+            return torch.zeros(len(catalog), 1)
+        features = catalog.image_features
+        if features is None:
+            features = image_features(catalog, self.encoder, PICTURES, self.cache)
+        if self.pictures == "shuffled":
+            features = features[np.random.default_rng(self.seed).permutation(len(features))]
+        return torch.from_numpy(features)
+
+    def _read(self, catalog: Catalog) -> None:
+        """Numbers and prompts of the catalogue's items; those that training did not know get the next numbers."""
+        self.catalog = catalog
+        new = max(self.item_number.values()) + 1
+        for item in catalog.id:
+            if item not in self.item_number:
+                self.item_number[item], new = new, new + 1
+        numbers = np.array([self.item_number[item] for item in catalog.id])
+        self.prompts = Prompts(
+            self.tokenizer, numbers, item_texts(catalog), self.visual_tokens, self.max_length, self.max_title_length
+        )
+        self.trie = IdTrie.of(self.prompts.answers, self.network.t5.config.decoder_start_token_id, self.prompts.end)
+        if self.id_scheme in LEAKS:
+            log_.warning("%s", LEAKS[self.id_scheme])
+
+    def words_of(self, user: Any) -> dict[str, str]:
+        """How prompts call a user, by the source's own id; 0 is one that training did not know."""
+        n = self.user_number.get(user, 0)
+        return {"user": f"user_{n}", "name": f"shopper_{n}"}
+
+    def fit(self, dataset: Dataset, split: Split, validate: Validate | None, log: Log) -> None:
+        self.build(dataset, split)
+        if self.untrained:
+            return
+        if validate is not None and self.validation == "loss":
+            validate = self._validation_loss(dataset, split)
+        self.weight_change = train_vip5(self, validate, log)
+        self.network.eval()
+        if self.explanations and len(self.reviews) and self.tasks.explanation:
+            held_out = held_out_reviews(dataset, split.train.histories, self.reviews)
+            self.explained = explained(self, held_out, dataset.user_id)
+
+    def _validation_loss(self, dataset: Dataset, split: Split) -> Callable[[Any], dict[str, float]]:
+        """In the place of the ranking: teacher-forced likelihood of each validation request's first relevant item."""
+        asked = split.validation
+        targets = asked.relevant.values[asked.relevant.offsets[:-1]][:, None]
+        names = dataset.user_id[asked.ids]
+        requests = Requests(dataset.catalog, asked.ids, asked.histories, names=names, candidates=targets)
+        return lambda score: {NEGATIVE_LOSS: -torch.inference_mode()(loss)(self, requests)}
+
+    @torch.inference_mode()
+    def score(self, requests: Requests) -> np.ndarray:
+        self.check(requests)
+        if requests.catalog is not self.catalog:
+            self.network.read(self._features(requests.catalog))
+            self._read(requests.catalog)
+        self.network.eval()
+        scores = np.zeros((len(requests), requests.width), dtype=np.float32)
+        for start in bar(range(0, len(requests), REQUESTS), "scoring"):
+            rows = slice(start, start + REQUESTS)
+            for turn in range(self.permutations):
+                scoring = Scoring(self, requests.take(rows), self.scorer, self.scored_by, turn)
+                scores[rows] += scoring.scores() / self.permutations
+        if requests.candidates is not None:
+            scores[requests.candidates < 0] = WORST
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """All weights but a frozen backbone's, whose fingerprint is kept; the numbers that stand for items and users."""
+        weights = {name: w.contiguous().cpu() for name, w in self.network.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        write_json(folder / "numbers.json", {"items": self.item_number, "users": self.user_number})
+        if self.init == "scratch":
+            self.tokenizer.save_pretrained(folder)
+        else:
+            write_json(folder / "base.json", {"model": self.model, "sha256": self.base_sha256})
+
+    def load(self, folder: Path, requests: Requests) -> None:
+        numbers = read_json(folder / "numbers.json")
+        self.item_number, self.user_number = numbers["items"], numbers["users"]
+        if self.init == "scratch":
+            self.tokenizer = self.scratch.load_tokenizer(folder)
+        weights = load_file(folder / "model.safetensors")
+        self._assemble(requests.catalog)
+        if self.init == "pretrained" and self.base_sha256 != read_json(folder / "base.json")["sha256"]:
+            raise UserError(f"reranker.model={self.model} is not the model that {folder} was trained on")
+        here = self.network.state_dict()
+        for name in weights.keys() | here.keys() - {"no_picture"}:
+            shapes = [tuple(state[name].shape) if name in state else None for state in (weights, here)]
+            if shapes[0] != shapes[1]:
+                raise UserError(
+                    f"{folder} was trained with other settings of the model or another image encoder: its {name} has "
+                    f"the shape {shapes[0]}, here it would be {shapes[1]}"
+                )
+        self.network.load_state_dict(weights, strict=False)
+        self.network.eval()
+
+    def reports(self) -> dict[str, dict]:
+        return {"explanations.json": self.explained} if hasattr(self, "explained") else {}
+
+    def chance_loss(self, requests: Requests | None) -> float | None:
+        """Of the sequential family, nats a token: a number that is any of the items', and yes or no."""
+        asked = [t.answer for t in self.trained_templates if t.family == "sequential"]
+        if not asked or not self.tasks.sequential:
+            return None
+        tokens = self.prompts.answers.lengths + 1
+        of = {"item": float(np.mean(math.log(len(tokens)) / tokens)), "yes_no": math.log(2) / 2}
+        return float(np.mean([of[answer] for answer in asked]))
+
+    def inputs(self, requests: Requests) -> list[str]:
+        prompts = Scoring(self, requests, self.scorer, self.scored_by).prompts()
+        return [self.tokenizer.decode(prompt.ids) for prompt in prompts]
+
+    def facts(self, requests: Requests) -> dict[str, np.ndarray]:
+        prompts = Scoring(self, requests, self.scorer, self.scored_by).prompts()
+        return training_facts(self, self.network) | {
+            "prompt_lengths": np.array([len(prompt.ids) for prompt in prompts]),
+            "shortened": np.array([prompt.shortened for prompt in prompts]),
+        }
