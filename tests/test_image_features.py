@@ -170,6 +170,7 @@ def test_random_weights_see_colours_and_silhouettes_of_the_demo(tmp_path: Path) 
     raw = cross_val_score(LogisticRegression(max_iter=2000), features, colour, cv=3, scoring="accuracy").mean()
     assert raw > 0.9, "at the scale that they have"
     assert 0.5 < features.std() < 2 and features.std(axis=0).mean() > 0.15
+    torch.rand(1)
     before = torch.random.get_rng_state()
     alone = image_features(of([paint(0, COLOURS[0])]), "random", 1, tmp_path / "other")
     assert np.allclose(alone[0], features[0], atol=1e-5)
