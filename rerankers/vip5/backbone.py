@@ -1,4 +1,5 @@
-"""The T5 that VIP5 stands on: of the hub or a folder, or small from nothing with a tokenizer of the dataset's words."""
+"""The T5 that VIP5 stands on: of the hub or a folder, or small from nothing with a tokenizer of the dataset's own
+words."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
-from data.errors import in_range
-from rerankers.vip5.prompts import WORD_MARK
+from data.dataset import sha256
+from data.errors import UserError, in_range
+from rerankers.pretrained import load_pretrained
+from rerankers.vip5.prompts import PLACEHOLDER, WORD_MARK
 from rerankers.word_tokenizer import by_frequency
 
-TABLES = 0.1  # scale of the two tables of a model from nothing
 SPECIAL = ("<pad>", "</s>", "<unk>")  # where T5 has them
 
 
@@ -68,9 +71,46 @@ class Scratch:
     def load_tokenizer(self, folder: Path) -> Any:
         return T5Tokenizer.from_pretrained(folder)
 
-    def shrink_tables(self, network: Vip5Network) -> None:
-        """Whole words and categories begin small beside the words' own embeddings, whose scale is 1: at equal scale
-        they drown them, and a small model stays at the popularity plateau for long."""
-        with torch.no_grad():
-            network.whole_words.weight.mul_(TABLES)
-            network.categories.weight.mul_(TABLES)
+
+def load_t5(name: str) -> tuple[Any, T5ForConditionalGeneration]:
+    """Tokenizer and T5 in float32 on the CPU, its vocabulary as long as the tokenizer's, as VIP5 has it: 32,100 of
+    t5-small's 32,128 rows. Only safetensors are read. T5 1.1 and Flan, gated and with their own head, load too."""
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    config = load_pretrained("reranker.model", name, lambda: AutoConfig.from_pretrained(name, **safe))
+    if config.model_type != "t5":
+        raise UserError(f"reranker.model={name} is a {config.model_type}, not a T5; give one like google-t5/t5-small")
+    tokenizer = load_pretrained("reranker.model", name, lambda: AutoTokenizer.from_pretrained(name, **safe))
+    pieces = tokenizer.get_vocab()
+    words = any(piece.startswith(WORD_MARK) and piece != WORD_MARK for piece in pieces)
+    if not words or PLACEHOLDER not in pieces:  # also what is made of a folder without its files
+        raise UserError(
+            f"reranker.model={name} has no tokenizer of T5's kind, with words that begin with {WORD_MARK} and "
+            f"{PLACEHOLDER}; give a folder with T5's own tokenizer.json"
+        )
+    weights: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    t5, info = load_pretrained(
+        "reranker.model", name, lambda: T5ForConditionalGeneration.from_pretrained(name, **safe, **weights)
+    )
+    if lacking := sorted(info["missing_keys"]):
+        raise UserError(f"reranker.model={name} lacks weights ({lacking[0]}), which would be random; give a whole one")
+    if len(tokenizer) > t5.config.vocab_size:
+        raise UserError(
+            f"reranker.model={name} has a tokenizer of {len(tokenizer):,} tokens, and the model knows "
+            f"{t5.config.vocab_size:,}; give the tokenizer that it was trained with"
+        )
+    cut_vocabulary(t5, len(tokenizer))
+    return tokenizer, t5
+
+
+def cut_vocabulary(t5: T5ForConditionalGeneration, rows: int) -> None:
+    """The first rows. transformers' `resize_token_embeddings` would give a head of its own the embeddings' weights."""
+    tables: list[Any] = [t5.shared, t5.encoder.embed_tokens, t5.decoder.embed_tokens, t5.lm_head]
+    cut = {table.weight: nn.Parameter(table.weight[:rows].detach().clone()) for table in tables}
+    for table in tables:
+        table.weight = cut[table.weight]
+    t5.shared.num_embeddings = t5.lm_head.out_features = t5.config.vocab_size = rows
+
+
+def fingerprint(t5: T5ForConditionalGeneration) -> str:
+    """Of the first values of all tensors, before adapters are in it: trained adapters want the same T5 again."""
+    return sha256(*(p.detach().flatten()[:1024].float().cpu().numpy() for p in t5.parameters()))

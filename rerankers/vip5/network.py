@@ -68,11 +68,14 @@ class Vip5Network(nn.Module):
         features: torch.Tensor,  # [I, F] float32, a row of NaN where an item has no picture
         words: int = 1024,  # rows of the whole-word table
         visual_norm: bool = True,
+        table_scale: float = 1.0,  # standard deviation of whole words and categories at the start
     ) -> None:
         super().__init__()
         width, epsilon = t5.config.d_model, t5.config.layer_norm_epsilon
         self.t5, self.placeholder, self.visual_tokens = t5, placeholder, visual_tokens
         self.whole_words, self.categories = nn.Embedding(words, width), nn.Embedding(CATEGORIES, width)
+        for table in (self.whole_words, self.categories):
+            nn.init.normal_(table.weight, std=table_scale)
         if visual_tokens:
             self.projector = VisualProjector(features.shape[1], width, visual_tokens, epsilon)
             if not visual_norm:

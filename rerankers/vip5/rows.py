@@ -1,4 +1,4 @@
-"""Training rows of VIP5: each epoch, so many rows of each family a user (of each review, of explanations).
+"""Training rows of VIP5: each epoch, so many rows of each family a user.
 
 What a row asks (template, point of the history, separator) is drawn for a whole epoch by (seed, epoch); its negatives
 and the order of its candidates by (seed, epoch, rows of the batch). So a continued training and any number of loading
@@ -59,9 +59,9 @@ class Vip5Rows(torch.utils.data.Dataset):
         for family, rows in vars(reranker.tasks).items():
             own = np.flatnonzero([t.family == family for t in self.templates])
             who = np.flatnonzero(self.sequences.lengths >= (1 if family == "direct" else 2))
-            who = np.arange(len(reviews)) if family == "explanation" else who
-            if rows and len(own) and len(who):
-                self.counts[family], self.asked[family] = rows * len(who), (own, who)
+            n = len(np.unique(reviews.user)) if family == "explanation" else len(who)
+            if rows and len(own) and n:
+                self.counts[family], self.asked[family] = rows * n, (own, who)
         if not self.counts:
             raise UserError(f"no user has two training interactions; {reranker.name} has nothing to learn from")
 
@@ -89,6 +89,8 @@ class Vip5Rows(torch.utils.data.Dataset):
         for family, n in self.counts.items():
             own, who = self.asked[family]
             template, user = rng.choice(own, n), np.resize(who, n)
+            if family == "explanation":
+                user = rng.integers(0, len(self.reviews), n)
             sequence = np.ones(n, dtype=np.int64) if family == "explanation" else self.sequences.lengths[user]
             first = 0 if family in ("direct", "explanation") else 1
             point = rng.integers(first, np.maximum(sequence, first + 1))

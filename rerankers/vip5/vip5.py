@@ -47,17 +47,18 @@ CLIP = "openai/clip-vit-base-patch32"
 REQUESTS = 256  # scored at a time
 PICTURES = 64  # encoded at a time
 WHOLE_WORDS = 1024  # rows of the reference's table, and so the longest prompt
+SCRATCH_TABLES = 0.1  # beside embeddings of scale 1; as large as these they drown them, and a small model learns late
 WORST = float(np.finfo(np.float32).min)  # score of padding
 NEGATIVE_LOSS = "negative_loss"
 
 
 @dataclass
 class Tasks:
-    """Rows an epoch: so many of each user; of explanations, of each review that training may see."""
+    """Rows of each user an epoch, as the reference draws them; of explanations, of users who wrote a review."""
 
-    sequential: int = 5
-    direct: int = 5
-    explanation: int = 1
+    sequential: int = 10
+    direct: int = 10
+    explanation: int = 4
     rerank: int = 0
 
 
@@ -188,9 +189,10 @@ class Vip5(Reranker):
             add_adapters(t5, self.reduction_factor, self.adapters_in_cross_attention)
         placeholder = int(self.tokenizer.convert_tokens_to_ids(PLACEHOLDER))
         features = self._features(catalog)
-        self.network = Vip5Network(t5, placeholder, self.visual_tokens, features, WHOLE_WORDS, self.visual_norm)
-        if self.init == "scratch":
-            self.scratch.shrink_tables(self.network)
+        scale = SCRATCH_TABLES if self.init == "scratch" else 1.0
+        self.network = Vip5Network(
+            t5, placeholder, self.visual_tokens, features, WHOLE_WORDS, self.visual_norm, scale
+        )
         if self.checkpoint:
             log_.info(load_checkpoint(self.network, Path(self.checkpoint)).summary)
         if adapted:
