@@ -56,7 +56,7 @@ class Scratch:
         return T5Tokenizer(vocab=[(piece, 0.0 if piece in SPECIAL else -1.0) for piece in pieces], extra_ids=1)
 
     def model(self, tokenizer: Any) -> T5ForConditionalGeneration:
-        config = T5Config(
+        config = T5Config(  # type: ignore[call-arg]
             vocab_size=len(tokenizer),
             d_model=self.d_model,
             d_kv=self.d_kv,

@@ -142,7 +142,7 @@ class Vip5Network(nn.Module):
         losses = nn.functional.cross_entropy(self.t5.lm_head(states).float(), labels[asked], reduction="none")
         return torch.zeros(labels.shape, device=losses.device).masked_scatter(asked, losses)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What the backbone's own files do not hold: all that is trained, and all that is not T5's. Tied once."""
         own = {name for name, p in self.named_parameters() if p.requires_grad or not name.startswith("t5.")}
         return {name: w for name, w in super().state_dict(*args, **kwargs).items() if name in own}

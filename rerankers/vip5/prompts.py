@@ -133,7 +133,7 @@ SHORT = ("rating", "feature", "user", "name")  # slots whose texts come again
 
 def pieces(text: str) -> list[tuple[str, str]]:
     """ "after {history} what" -> [("after", "history"), ("what", "")]"""
-    words = re.split(r"{(\w+)}", text) + [""]
+    words = [*re.split(r"{(\w+)}", text), ""]
     return [(before.strip(), slot) for before, slot in zip(words[::2], words[1::2], strict=True)]
 
 
