@@ -118,6 +118,7 @@ class Interactions:
     timestamp: np.ndarray  # [M] int64, seconds
     rating: np.ndarray  # [M] float32, NaN where the source has none
     review: np.ndarray | None = None  # [M] str
+    headline: np.ndarray | None = None  # [M] str, the title with which `review` begins, before ": "
 
     def __len__(self) -> int:
         return len(self.user)
@@ -174,11 +175,12 @@ class Dataset:
                 return sha256(picture)
             return sha256(Path(picture).read_bytes()) if isinstance(picture, str) else ""
 
-        c = self.catalog
+        c, events = self.catalog, self.interactions
         columns = (c.title, c.description, c.categories, c.caption, c.semantic_summary, map(identity, c.image))
-        reviews = "" if self.interactions.review is None else "\n".join(self.interactions.review)
+        texts = ["" if events.review is None else "\n".join(events.review)]
+        texts += [] if events.headline is None else ["\n".join(events.headline)]
         features = [] if c.image_features is None else [c.image_features]
-        return sha256(self.interactions_sha256, *(str(list(column)) for column in columns), reviews, *features)
+        return sha256(self.interactions_sha256, *(str(list(column)) for column in columns), *texts, *features)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_files_of_2014(tmp_path: Path) -> None:
         "timestamp": [1_400_000_000, 1_400_000_000, 1_300_000_000, 1_400_000_000, 1_400_000_000],
         "rating": [5.0, 2.0, 5.0, 5.0, 5.0],
         "review": ["No & no: Don't buy it", "", "Fine", "", ""],
+        "headline": ["No & no", "", "Fine", "", ""],
     }
     assert raw.items["title"].to_dict() == {
         "A1": 'Men\'s "Daily" Cream & Soap',
@@ -114,8 +116,25 @@ def test_real_gift_cards(shared_data: Path) -> None:
     assert set(dataset.provenance.files) == {"Gift_Cards_5.json.gz", "meta_Gift_Cards.json.gz"}
     row = dataset.catalog.row_of_id["B004LLIKVU"]
     assert dataset.catalog.title[row] and dataset.catalog.categories[row][0] == "Gift Cards"
-    assert dataset.interactions.review is not None and "Five Stars: Great" in dataset.interactions.review
+    events = dataset.interactions
+    assert events.review is not None and "Five Stars: Great" in events.review
+    assert events.headline is not None and all(map(str.startswith, events.review, events.headline))
     assert not any("<br" in text or "&amp;" in text for text in dataset.catalog.description)
+
+
+def test_headlines_follow_their_reviews_and_count_in_the_hash(tmp_path: Path) -> None:
+    dataset = amazon(tmp_path, [*REVIEWS[::-1], review("u2", "A2", 1_200_000_000, summary="First")]).load(tmp_path)
+    events = dataset.interactions
+    assert events.review is not None and events.headline is not None
+    pairs = zip(dataset.user_id[events.user], dataset.catalog.id[events.item], strict=True)
+    told = dict(zip(pairs, events.headline, strict=True))
+    assert told == {("u1", "A2"): "No & no", ("u1", "A1"): "", ("u2", "A1"): "Fine", ("u2", "A2"): "First"}
+    assert all(map(str.startswith, events.review, events.headline))
+    hashes = {
+        replace(dataset, interactions=replace(events, headline=headline)).sha256
+        for headline in (events.headline, events.headline[::-1], None)
+    }
+    assert len(hashes) == 3 and dataset.sha256 in hashes
 
 
 BAD_REVIEWS = [

@@ -131,19 +131,21 @@ def the_one(folder: Path, names: list[str], key: str, given: str | None, candida
 
 def read_reviews(path: Path, on_bad_row: str, notes: list[str]) -> pd.DataFrame:
     rows = read_record_lines(path, review_of, on_bad_row, notes)
-    table = pd.DataFrame(rows, columns=pd.Index(["user", "item", "timestamp", "rating", "review"]))
+    table = pd.DataFrame(rows, columns=pd.Index(["user", "item", "timestamp", "rating", "review", "headline"]))
     return table.astype({"timestamp": "int64", "rating": "float64"})
 
 
-def review_of(record: dict[str, Any]) -> tuple[str, str, int, float, str]:
+def review_of(record: dict[str, Any]) -> tuple[str, str, int, float, str, str]:
     """The summary stands before the text, as a heading; either may be absent."""
-    review = ": ".join(filter(None, (clean_markup(record.get("summary")), clean_markup(record.get("reviewText")))))
+    headline = clean_markup(record.get("summary"))
+    review = ": ".join(filter(None, (headline, clean_markup(record.get("reviewText")))))
     return (
         field(record, "reviewerID", "str"),
         field(record, "asin", "str"),
         field(record, "unixReviewTime", "int64"),
         float(field(record, "overall", "float64")),
         review,
+        headline,
     )
 
 

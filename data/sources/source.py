@@ -24,7 +24,7 @@ from data.item_fields import TEXT_FIELDS, join_images, join_item_fields
 class Raw:
     """What `read` returns, in the source's own ids and order."""
 
-    interactions: pd.DataFrame  # user str, item str, timestamp int64, rating float; optional review str
+    interactions: pd.DataFrame  # user str, item str, timestamp int64, rating float; optional review, headline str
     items: pd.DataFrame  # index = item id str; any of title, description, categories, image, caption, semantic_summary
     source: str
     licence: str
@@ -98,6 +98,7 @@ class Source:
         item = pd.Index(item_id).get_indexer(pd.Index(events["item"])).astype(np.int32)
         timestamp = events["timestamp"].to_numpy(np.int64)
         order = np.lexsort((timestamp, user))  # stable: equal timestamps keep the order of the file
+        texts = {name: events[name].to_numpy(object)[order] for name in ("review", "headline") if name in events}
         unused = len(items) - np.isin(items.index, item_id).sum()
         if unused:
             raw.notes.append(f"{unused:,} items without a remaining interaction left the catalogue")
@@ -115,7 +116,7 @@ class Source:
                 item=item[order],
                 timestamp=timestamp[order],
                 rating=events["rating"].to_numpy(np.float32)[order],
-                review=events["review"].to_numpy(object)[order] if "review" in events else None,
+                **texts,
             ),
             provenance=Provenance(raw.source, raw.licence, raw.files, raw.synthetic, tuple(raw.notes)),
             planted=raw.plant(user_id, item_id) if raw.plant else None,
