@@ -176,7 +176,8 @@ class Diagnosis(Undiagnosed):
             if curve.name == "train_loss" and any(evidence.is_part(point["name"]) for point in points):
                 chance = None  # a sum of several tasks
             if chance is not None:
-                listed = curve.name != "train_loss" or abs(chance - math.log(requests.width)) < 1e-6
+                of_list = abs(chance - math.log(round(math.exp(chance)))) < 1e-6  # ln of a number of candidates
+                listed = of_list and (curve.name != "train_loss" or round(math.exp(chance)) == requests.width)
                 n = round(math.exp(chance)) if listed and requests.candidates is not None else None
                 found.append(training_checks.loss_level(curve, chance, n, rate))
                 self.pinned = training_checks.pinned(curve, chance)

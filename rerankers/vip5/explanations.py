@@ -1,110 +1,141 @@
 """What reviews give to explain: a sentence, the feature word that it is about, the rating, the headline.
 
 Few datasets name features, so a sentence's feature is the rarest of its words among the most frequent content words of
-all training reviews; a review without such a sentence explains nothing and is left out.
+the training reviews; a review without such a sentence explains nothing and is left out. A headline is no sentence of
+its review: templates that show the headline would show the answer.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+import unicodedata
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
-from data.dataset import Dataset, Ragged
+from data.dataset import Dataset, Interactions, Ragged
 from rerankers.vip5.templates import Template
+from rerankers.word_tokenizer import by_frequency
 
 FEATURES = 500  # words
 SHORTEST, LONGEST = 3, 40  # words of a sentence
+LETTERS = 3  # of a feature, at least
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*+")  # "don't" is one, and no content word
+END = re.compile(r"[.!?…]+(?!\d)|\n")  # 4.5 goes on
 
 
 @dataclass(frozen=True)
 class Reviews:
     user: np.ndarray  # [n] user rows
-    user_number: np.ndarray  # [n]
     item: np.ndarray  # [n] catalogue rows
     rating: np.ndarray  # [n] float32
-    sentence: np.ndarray  # [n] str
-    feature: np.ndarray  # [n] str
+    sentence: np.ndarray  # [n] str, one line without its last mark
+    feature: np.ndarray  # [n] str, casefolded
     headline: np.ndarray | None = None  # [n] str
+    features: tuple[str, ...] = ()  # all that there are, the most frequent first
 
     def __len__(self) -> int:
         return len(self.user)
 
-    @property
+    @cached_property
     def rated(self) -> bool:
         return len(self) > 0 and bool(np.isfinite(self.rating).all())
 
+    @cached_property
+    def scale(self) -> tuple[float, float]:
+        return float(self.rating.min()), float(self.rating.max())
+
+    def allows(self, template: Template) -> bool:
+        """Whether reviews have what an explanation's prompt and answer need."""
+        if not self.rated and ("rating" in template.slots or template.answer == "rating_explanation"):
+            return False
+        return len(self) > 0 and (self.headline is not None or "headline" not in template.slots)
+
     def question(
-        self, row: int, template: Template, rng: np.random.Generator | None = None, jitter: float = 0.0
+        self, row: int, template: Template, jitter: float = 0.0, rng: np.random.Generator | None = None
     ) -> tuple[dict[str, str], dict[str, np.ndarray], str]:
-        """Words and items of the template's slots, and the answer."""
-        rating, item = float(self.rating[row]), self.item[row : row + 1]
-        words = {"rating": f"{rating:.0f}", "feature": str(self.feature[row])}
+        """Words and items of a template's slots, and the answer.
+
+        Where the rating is a part of the answer it has one decimal; with `rng` it is drawn around the review's own
+        with the standard deviation `jitter`, within the scale, so that equal ratings are not one token to learn.
+        """
+        rating = float(self.rating[row])
+        words = {"rating": f"{rating:g}", "feature": str(self.feature[row])}
         if self.headline is not None:
             words["headline"] = str(self.headline[row])
+        items = dict.fromkeys(("item", "title", "one"), self.item[row : row + 1])
         answer = str(self.sentence[row])
         if template.answer == "rating_explanation":
-            near = rating + (rng.normal(0, jitter) if rng is not None else 0.0)
-            answer = f"{np.clip(near, 1, 5):.1f}, {answer}"
-        return words, {"item": item, "title": item, "one": item}, answer
+            low, high = self.scale
+            drawn = rating if rng is None else min(max(rng.normal(rating, jitter), low), high)
+            answer = f"{drawn:.1f}, {answer}"
+        return words, items, answer
 
 
-def training_reviews(dataset: Dataset, training: Ragged, numbers: np.ndarray) -> Reviews:
-    """Of the interactions that training may see: the first of each user, as many as the training part has."""
-    return _read(dataset, np.zeros(len(training), dtype=np.int64), training.lengths, numbers, None)
+def training_reviews(dataset: Dataset, training: Ragged) -> Reviews:
+    """Of the interactions that training sees: each user's first, as many as the row of `training` is long."""
+    return _reviews(dataset, places(dataset) < training.lengths[dataset.interactions.user])
 
 
-def held_out_reviews(dataset: Dataset, training: Ragged, numbers: np.ndarray, known: Reviews) -> Reviews:
-    """Of each user's interaction after the training part, with the features of the training reviews."""
-    return _read(dataset, training.lengths, training.lengths + 1, numbers, set(known.feature))
+def held_out_reviews(dataset: Dataset, training: Ragged, known: Reviews) -> Reviews:
+    """Of the interaction that follows each user's training part, where there are both; features are `known`'s."""
+    lengths = training.lengths[dataset.interactions.user]
+    return _reviews(dataset, (places(dataset) == lengths) & (lengths > 0), known.features)
 
 
-def _read(
-    dataset: Dataset, start: np.ndarray, stop: np.ndarray, numbers: np.ndarray, features: set[str] | None
-) -> Reviews:
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+def places(dataset: Dataset) -> np.ndarray:
+    """[M] which of its user's interactions each one is, from 0."""
+    return np.arange(len(dataset.interactions)) - dataset.sequences.offsets[dataset.interactions.user]
 
+
+def _reviews(dataset: Dataset, chosen: np.ndarray, features: tuple[str, ...] | None = None) -> Reviews:
+    """`features` None: found in these reviews."""
     events = dataset.interactions
-    none = np.zeros(0, dtype=np.int64)
-    if events.review is None:
-        return Reviews(none, none, none, none.astype(np.float32), none.astype(object), none.astype(object))
-    offsets = dataset.sequences.offsets
-    place = np.arange(len(events)) - offsets[events.user]
-    rows = np.flatnonzero((place >= start[events.user]) & (place < stop[events.user]))
-    sentences = [split(str(events.review[row])) for row in rows]
-    if features is None:
-        counts = Counter(word for own in sentences for word in set(words_of(" ".join(own))))
-        frequent = [word for word, _ in counts.most_common() if word not in ENGLISH_STOP_WORDS][:FEATURES]
-        rank = {word: n for n, word in enumerate(frequent)}
-    else:
-        rank = {word: n for n, word in enumerate(sorted(features))}
-    kept, chosen, about = [], [], []
-    for row, own in zip(rows, sentences, strict=True):
-        for sentence in own:
-            named = [word for word in words_of(sentence) if word in rank]
-            if named and SHORTEST <= len(sentence.split()) <= LONGEST:
-                kept.append(row)
-                chosen.append(sentence)
-                about.append(max(named, key=lambda word: rank[word]))
-                break
-    index = np.array(kept, dtype=np.int64)
-    headline = getattr(events, "headline", None)
+    rows = np.flatnonzero(chosen & (events.review is not None))
+    texts = bodies(events, rows)
+    features = content_words(texts) if features is None else features
+    rank = {word: place for place, word in enumerate(features)}
+    told = {int(row): about for row, text in zip(rows, texts, strict=True) if (about := explanation(text, rank))}
+    rows = np.array(list(told), dtype=np.int64)
     return Reviews(
-        events.user[index],
-        numbers[events.user[index]],
-        events.item[index],
-        events.rating[index],
-        np.array(chosen, dtype=object),
-        np.array(about, dtype=object),
-        None if headline is None else headline[index],
+        user=events.user[rows],
+        item=events.item[rows],
+        rating=events.rating[rows],
+        sentence=np.array([sentence for sentence, _ in told.values()], dtype=object),
+        feature=np.array([feature for _, feature in told.values()], dtype=object),
+        headline=None if events.headline is None else events.headline[rows],
+        features=features,
     )
 
 
-def split(review: str) -> list[str]:
-    return [part.strip() for part in re.split(r"(?<=[.!?])\s+", review) if part.strip()]
+def bodies(events: Interactions, rows: np.ndarray) -> list[str]:
+    """Reviews without the headlines that they begin with."""
+    if events.review is None or events.headline is None:
+        return [] if events.review is None else events.review[rows].tolist()
+    pairs = zip(events.review[rows], events.headline[rows], strict=True)
+    return [review.removeprefix(headline).removeprefix(": ") for review, headline in pairs]
 
 
-def words_of(text: str) -> list[str]:
-    return [word for word in re.findall(r"[a-z]{3,}", text.casefold())]
+def content_words(texts: list[str]) -> tuple[str, ...]:
+    """The `FEATURES` that most texts have, the most frequent first; equally frequent ones by their spelling."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    by_texts = by_frequency(word for text in texts for word in set(words(text)))
+    content = (word for word in by_texts if len(word) >= LETTERS and word.isalpha() and word not in ENGLISH_STOP_WORDS)
+    return tuple(islice(content, FEATURES))
+
+
+def explanation(text: str, rank: dict[str, int]) -> tuple[str, str] | None:
+    """The first sentence of fitting length with a feature, and its rarest feature; None: there is none."""
+    for sentence in END.split(text):
+        found = words(sentence)
+        features = [word for word in found if word in rank]
+        if features and SHORTEST <= len(found) <= LONGEST:
+            return " ".join(sentence.split()), max(features, key=rank.__getitem__)
+    return None
+
+
+def words(text: str) -> list[str]:
+    return WORD.findall(unicodedata.normalize("NFC", text).casefold())

@@ -67,13 +67,9 @@ class Vip5Rows(torch.utils.data.Dataset):
 
     def usable(self, template: Template) -> bool:
         """Whether the dataset has what its slots need."""
-        slots = template.slots
-        return not (
-            ("title" in slots and not any(self.reranker.prompts.titles))
-            or (template.family == "explanation" and not len(self.reviews))
-            or ("headline" in slots and self.reviews.headline is None)
-            or (("rating" in slots or template.answer == "rating_explanation") and not self.reviews.rated)
-        )
+        if template.family == "explanation" and not self.reviews.allows(template):
+            return False
+        return "title" not in template.slots or any(self.reranker.prompts.titles)
 
     def __len__(self) -> int:
         return sum(self.counts.values())

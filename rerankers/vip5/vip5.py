@@ -241,7 +241,17 @@ class Vip5(Reranker):
         self.network.eval()
         if self.explanations and len(self.reviews) and self.tasks.explanation:
             held_out = held_out_reviews(dataset, split.train.histories, self.reviews)
-            self.explained = explained(self, held_out, dataset.user_id)
+            self.explained = explained(
+                self.network,
+                self.prompts,
+                held_out,
+                self.reviews,
+                lambda user: self.words_of(dataset.user_id[user]),
+                limit=self.explanations,
+                seed=self.seed,
+                max_new_tokens=self.max_answer_length,
+                batch_size=self.trainer.per_device_eval_batch_size,
+            )
 
     def _validation_loss(self, dataset: Dataset, split: Split) -> Callable[[Any], dict[str, float]]:
         """In the place of the ranking: teacher-forced likelihood of each validation request's first relevant item."""
