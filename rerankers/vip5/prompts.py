@@ -119,7 +119,8 @@ class Prompts:
         if shortened and place is not None:
             rows = items["history"]
             sizes = self.mentions[f"list{separator}"].lengths[rows]
-            fits = np.cumsum(sizes[::-1]) <= self.max_length - (length - len(parts[place[0]]))
+            room = self.max_length - (length - len(parts[place[0]])) + len(self.separators[separator])
+            fits = np.cumsum(sizes[::-1]) <= room  # the last item has no separator
             kept = rows[len(rows) - int(fits.sum()) :]
             parts[place[0]], pictures[place[1]] = self.items(kept, separator), kept
         ids = np.append(np.concatenate(parts), np.int32(self.end))
