@@ -144,7 +144,7 @@ def configure(cfg: DictConfig) -> Experiment:
         if name not in known:
             raise UserError(unknown_key("", name, known))
     paths = checked(Paths, resolved["paths"], "paths")
-    cache = Path(paths.cache).expanduser().resolve()
+    places = {"checkpoints": Path(), "cache": Path(paths.cache).expanduser().resolve()}
     split = build(resolved["protocol"]["split"], "protocol.split")
     protocol = checked(Protocol, resolved["protocol"], "protocol", split=split)
     if isinstance(name := resolved["candidates"]["retriever"], str):  # candidates.retriever=markov
@@ -175,7 +175,7 @@ def configure(cfg: DictConfig) -> Experiment:
         source=build(resolved["dataset"], "dataset"),
         protocol=protocol,
         candidates=candidates,
-        reranker=build(resolved["reranker"], "reranker", trainer=trainer, seed=top.seed, checkpoints=Path(), cache=cache),
+        reranker=build(resolved["reranker"], "reranker", **{"trainer": trainer, "seed": top.seed, **places}),
         tracker=build(resolved["tracking"], "tracking"),
         seed=top.seed,
         force=top.force,
@@ -183,7 +183,7 @@ def configure(cfg: DictConfig) -> Experiment:
         diagnose=top.diagnose,
         root=Path(paths.root).expanduser().resolve(),
         data=Path(paths.data).expanduser().resolve(),
-        cache=cache,
+        cache=places["cache"],
         resolved=resolved | run,
     )
 

@@ -137,7 +137,7 @@ class Reranker:
 
     @property
     def folders(self) -> list[Path]:
-        """Weights that training begins with, folders or files; a run's identity holds their content, not their place."""
+        """Weights that training begins with, folders or files; a run's identity holds their content."""
         return []
 
     def save(self, folder: Path) -> None:

@@ -18,6 +18,7 @@ from rerankers.pretrained import load_pretrained
 from rerankers.vip5.prompts import PLACEHOLDER, WORD_MARK
 from rerankers.word_tokenizer import by_frequency
 
+PLACES = 2.0  # standard deviation of the biases of relative positions of a model from nothing
 SPECIAL = ("<pad>", "</s>", "<unk>")  # where T5 has them
 
 
@@ -66,7 +67,11 @@ class Scratch:
             dropout_rate=self.dropout_rate,
             decoder_start_token_id=SPECIAL.index("<pad>"),
         )
-        return T5ForConditionalGeneration(config)
+        t5 = T5ForConditionalGeneration(config)
+        # T5's own start, .125 here, is nearly no bias: then a history has no order until late in the training. So
+        # each head begins by looking at places of its own, and what comes last is told apart from the first step.
+        torch.nn.init.normal_(t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight, std=PLACES)
+        return t5
 
     def load_tokenizer(self, folder: Path) -> Any:
         return T5Tokenizer.from_pretrained(folder)

@@ -47,7 +47,7 @@ CLIP = "openai/clip-vit-base-patch32"
 REQUESTS = 256  # scored at a time
 PICTURES = 64  # encoded at a time
 WHOLE_WORDS = 1024  # rows of the reference's table, and so the longest prompt
-SCRATCH_TABLES = 0.1  # beside embeddings of scale 1; as large as these they drown them, and a small model learns late
+SCRATCH_TABLES = 0.1  # beside embeddings of scale 1
 WORST = float(np.finfo(np.float32).min)  # score of padding
 NEGATIVE_LOSS = "negative_loss"
 
@@ -279,7 +279,7 @@ class Vip5(Reranker):
         return scores
 
     def save(self, folder: Path) -> None:
-        """All weights but a frozen backbone's, whose fingerprint is kept; the numbers that stand for items and users."""
+        """All weights but a frozen backbone's, whose fingerprint is kept; the numbers of items and users."""
         weights = {name: w.contiguous().cpu() for name, w in self.network.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
         write_json(folder / "numbers.json", {"items": self.item_number, "users": self.user_number})
