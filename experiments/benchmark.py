@@ -4,6 +4,7 @@
     python -m experiments.benchmark target=letter generated.rounds=3
     python -m experiments.benchmark target=cross_entropy generated.n_items=12101
     python -m experiments.benchmark target=cross_encoder generated.pairs=/my/proptit
+    python -m experiments.benchmark target=vip5 generated.requests=2 generated.rounds=3
     python -m experiments.benchmark target=mining generated.n_users=100000 generated.n_items=100000 generated.rounds=1
     python -m experiments.benchmark target=stages dataset=beauty_sequences dataset.path=/my/beauty
 
@@ -31,6 +32,7 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
     from data.errors import UserError
     from experiments.benchmark_cross_encoder import cross_encoder_rows
     from experiments.benchmark_targets import bert4rec_rows, cross_entropy_rows, letter_rows, metrics_rows, mining_rows
+    from experiments.benchmark_vip5 import vip5_rows
     from experiments.clock import peak_memory_mb, start_peak_again
     from experiments.stages import device_name
 
@@ -41,6 +43,7 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
         "letter": letter_rows,
         "metrics": metrics_rows,
         "mining": mining_rows,
+        "vip5": vip5_rows,
     }
     if cfg.target == "stages":
         return stages(cfg)
@@ -93,7 +96,7 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
             print(row.note())
     print("peak memory of the process, all of it", end="")
     sizes = f"; {cfg.n_users} users, {cfg.n_items} items, {cfg.candidates} candidates"
-    print("" if target == "cross_encoder" else sizes)
+    print("" if target in ("cross_encoder", "vip5") else sizes)
     return speed
 
 
