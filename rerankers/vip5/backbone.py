@@ -26,12 +26,12 @@ SPECIAL = ("<pad>", "</s>", "<unk>")  # where T5 has them
 class Scratch:
     """A T5 from nothing, small enough for a CPU, all weights trained; there are no adapters in it."""
 
-    d_model: int = 64
-    d_kv: int = 16
+    d_model: int = 128
+    d_kv: int = 32
     d_ff: int = 256
     num_heads: int = 4
-    num_layers: int = 2  # of the encoder, and of the decoder
-    dropout_rate: float = 0.1
+    num_layers: int = 1  # of the encoder, and of the decoder
+    dropout_rate: float = 0.0
     vocab_size: int = 8192  # at most; whole words and numbers, single characters for all others
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Scratch:
             dropout_rate=self.dropout_rate,
             decoder_start_token_id=SPECIAL.index("<pad>"),
         )
-        t5 = T5ForConditionalGeneration(config)
+        t5: Any = T5ForConditionalGeneration(config)
         # T5's own start, .125 here, is nearly no bias: then a history has no order until late in the training. So
         # each head begins by looking at places of its own, and what comes last is told apart from the first step.
         torch.nn.init.normal_(t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight, std=PLACES)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 NAMES = list(FAMILIES.values())
+NONE = np.zeros(0, dtype=np.int32)
 POOL = 50  # batches that are sorted by length together
 JITTER = 0.3  # standard deviation of a rating that is to be predicted, as in the papers, so that it is no copy
 
@@ -39,6 +40,7 @@ class Plan:
     template: np.ndarray  # [n] index into `Vip5Rows.templates`
     user: np.ndarray  # [n] row of the training part, or of the reviews
     point: np.ndarray  # [n] place of the target in the user's sequence
+    history: np.ndarray  # [n] items of it that are told
     separator: np.ndarray  # [n]
     length: np.ndarray  # [n] tokens, about
 
@@ -90,11 +92,12 @@ class Vip5Rows(torch.utils.data.Dataset):
             sequence = np.ones(n, dtype=np.int64) if family == "explanation" else self.sequences.lengths[user]
             first = 0 if family in ("direct", "explanation") else 1
             point = rng.integers(first, np.maximum(sequence, first + 1))
-            columns.append([template, user, point, rng.integers(0, 2, n)])
-        template, user, point, separator = (np.concatenate(column) for column in zip(*columns, strict=True))
-        listed = np.minimum(point, self.reranker.max_history) * self._has("history")[template]
+            told = rng.integers(1, np.clip(point, 1, self.reranker.max_history) + 1)
+            columns.append([template, user, point, told, rng.integers(0, 2, n)])
+        template, user, point, told, separator = (np.concatenate(column) for column in zip(*columns, strict=True))
+        listed = told * self._has("history")[template]
         listed = listed + self.reranker.training_candidates * self._has("candidates")[template]
-        return Plan(template, user, point, separator, listed)
+        return Plan(template, user, point, told, separator, listed)
 
     def _has(self, slot: str) -> np.ndarray:
         return np.array([slot in t.slots for t in self.templates])
@@ -114,7 +117,7 @@ class Vip5Rows(torch.utils.data.Dataset):
             found = self.negatives.draw(users, Ragged.empty(len(users)), int(size), rng)
             drawn |= dict(zip(some.tolist(), found, strict=True))
         pairs = [
-            self._row(template, plan, row, drawn.get(n), rng)
+            self._row(template, plan, row, drawn.get(n, NONE), rng)
             for n, (template, row) in enumerate(zip(asked, order, strict=True))
         ]
         labels = pad_sequence([answer for _, answer in pairs], batch_first=True, padding_value=-100)
@@ -128,7 +131,7 @@ class Vip5Rows(torch.utils.data.Dataset):
         )
 
     def _row(
-        self, template: Template, plan: Plan, row: int, negatives: np.ndarray | None, rng: np.random.Generator
+        self, template: Template, plan: Plan, row: int, negatives: np.ndarray, rng: np.random.Generator
     ) -> tuple[Prompt, torch.Tensor]:
         prompts, user = self.reranker.prompts, int(plan.user[row])
         if template.family == "explanation":
@@ -138,7 +141,7 @@ class Vip5Rows(torch.utils.data.Dataset):
             return prompts.render(template, items, words), self._ended(answer)
         sequence, point = self.sequences.row(user), int(plan.point[row])
         target = sequence[point : point + 1]
-        items = {"history": sequence[max(0, point - self.reranker.max_history) : point]}
+        items = {"history": sequence[max(0, point - int(plan.history[row])) : point]}
         if template.answer == "yes_no":
             yes = bool(rng.integers(2))
             asked = target if yes else negatives
@@ -146,8 +149,7 @@ class Vip5Rows(torch.utils.data.Dataset):
             answer = prompts.words("yes" if yes else "no")
         else:
             answer = prompts.answers.row(int(target[0]))
-            if negatives is not None:
-                items["candidates"] = rng.permutation(np.append(target, negatives))
+            items["candidates"] = rng.permutation(np.append(target, negatives))
         words = self.reranker.words_of(self.user_id[self.users[user]])
         return prompts.render(template, items, words, int(plan.separator[row])), self._ended(answer)
 

@@ -123,8 +123,9 @@ class Scoring:
         items = [self._items(row, self.columns[row]) for row in batch]
         allowed = [trie.children(own) for own in items]
         n = min(self.reranker.beams, *map(len, items))
-        found: Any = self.reranker.network.t5.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),  # type: ignore[arg-type]
+        t5: Any = self.reranker.network.t5
+        found = t5.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
             attention_mask=mask,
             num_beams=n,
             num_return_sequences=n,

@@ -183,18 +183,16 @@ class Vip5(Reranker):
             t5 = self.scratch.model(self.tokenizer)
         else:
             self.tokenizer, t5 = load_t5(self.model)
-            self.base_sha256 = fingerprint(t5)
         adapted = self.init == "pretrained" and self.tuning == "adapters"
         if adapted:
             add_adapters(t5, self.reduction_factor, self.adapters_in_cross_attention)
         placeholder = int(self.tokenizer.convert_tokens_to_ids(PLACEHOLDER))
         features = self._features(catalog)
         scale = SCRATCH_TABLES if self.init == "scratch" else 1.0
-        self.network = Vip5Network(
-            t5, placeholder, self.visual_tokens, features, WHOLE_WORDS, self.visual_norm, scale
-        )
+        self.network = Vip5Network(t5, placeholder, self.visual_tokens, features, WHOLE_WORDS, self.visual_norm, scale)
         if self.checkpoint:
             log_.info(load_checkpoint(self.network, Path(self.checkpoint)).summary)
+        self.base_sha256 = fingerprint(t5)
         if adapted:
             freeze_backbone(self.network, self.train_layer_norms, self.train_whole_words, self.train_categories)
         self.network.to(device())
