@@ -71,6 +71,7 @@ class TrainingNegatives:
     hard_share: float  # of the negatives, rounded down
     top_k: int | None = None  # best items of the first stage that hard ones are drawn from; None: HARD
     mined: np.ndarray | None = None  # [U, top_k] int32, of queries: what they are drawn from, -1 padded
+    new: np.ndarray | None = None  # items of users that are never drawn, since nobody took them in training
 
     def draw(self, users: np.ndarray, histories: Ragged, size: int, rng: np.random.Generator) -> np.ndarray:
         """[B, size] int32 distinct items in random order; `users` [B] are rows of the training part.
@@ -79,7 +80,7 @@ class TrainingNegatives:
         what is lacking of them is drawn uniformly.
         """
         own = self.sequences.take(users)
-        free = self.n_items - int(np.diff(own.offsets).max(initial=0))
+        free = self.n_items - int(np.diff(own.offsets).max(initial=0)) - (0 if self.new is None else len(self.new))
         if free < size:
             raise UserError(
                 f"{size} negatives a training row are more than the {free} items outside a user's history or a "
@@ -90,6 +91,8 @@ class TrainingNegatives:
             return self._of_queries(own, self.mined[users], size, n_hard, rng)
         score = rng.random((len(users), self.n_items), dtype=np.float32)
         score[own.row_of_value, own.values] = -np.inf
+        if self.new is not None:
+            score[:, self.new] = -np.inf
         if self.retriever is not None and n_hard:
             found = np.array(self.retriever.score(Phase(users, histories, Ragged.empty(len(users)))), dtype=np.float32)
             found[np.isneginf(score)] = -np.inf

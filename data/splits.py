@@ -59,13 +59,15 @@ class Split:
         margin: float | None = None,
         retriever: Retriever | None = None,
         asked: Phase | None = None,
+        with_new: bool = True,
     ) -> TrainingNegatives:
         """Negatives for training rows, or for those of `asked`; the hard ones of a first stage that is fit on the
         training part alone.
 
         `retriever` None is the candidates' own. Hard ones are among its `top_k` (None: 100) best; for queries they are
         mined here, once, with `margin`, see `data.mining`. Where there are users there is no margin: what was not
-        taken is not known to be like what was.
+        taken is not known to be like what was. `with_new=False`, of users: never an item that nobody took in
+        training, which would teach that what is new is not wanted; this tells nothing of what is taken later.
         """
         from data.mining import mine
         from data.negatives import HARD, TrainingNegatives, relevant_by_text
@@ -82,7 +84,8 @@ class Split:
             fitted.fit(catalog, self.train)
             if asked.queries is not None:
                 mined = mine(fitted, asked, len(catalog), HARD if top_k is None else top_k, margin)
-        return TrainingNegatives(asked.histories, len(catalog), fitted, hard_share, top_k, mined)
+        new = None if with_new else np.setdiff1d(np.arange(len(catalog)), self.train.histories.values)
+        return TrainingNegatives(asked.histories, len(catalog), fitted, hard_share, top_k, mined, new)
 
 
 @dataclass

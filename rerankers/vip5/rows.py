@@ -50,7 +50,7 @@ class Vip5Rows(torch.utils.data.Dataset):
 
     def __init__(self, dataset: Dataset, split: Split, reviews: Reviews, reranker: Vip5) -> None:
         self.sequences, self.reviews, self.reranker = split.train.histories, reviews, reranker
-        self.negatives = split.negatives(dataset.catalog, 0.0)
+        self.negatives = split.negatives(dataset.catalog, 0.0, with_new=False)
         self.user_id, self.users, self.epoch = dataset.user_id, split.train.ids, 0
         asked = [t for t in reranker.trained_templates if getattr(reranker.tasks, t.family)]
         self.templates = [t for t in asked if self.usable(t)]
