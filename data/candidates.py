@@ -42,7 +42,7 @@ class Candidates:
     retriever: Retriever = field(default_factory=EASE)
     seed: int = 0  # sampling, presentation and ties; the same in a whole comparison
     presentation: str = "shuffled"  # first_stage: an ablation, its order leaks the first stage's rank
-    negatives: str = "uniform"  # or popularity
+    negatives: str = "uniform"  # popularity, alike
     path: str | None = None  # of mode file: parquet, CSV or TREC run, see `data.run_file`
     validation_path: str | None = None  # of mode file, where `path` has no column `phase`
     missing_requests: str = "error"  # of mode file; empty: a request without a list has missed everything
@@ -50,7 +50,7 @@ class Candidates:
     def __post_init__(self) -> None:
         one_of("candidates.mode", self.mode, MODES)
         one_of("candidates.presentation", self.presentation, ("shuffled", "first_stage"))
-        one_of("candidates.negatives", self.negatives, ("uniform", "popularity"))
+        one_of("candidates.negatives", self.negatives, ("uniform", "popularity", "alike"))
         in_range("candidates.size", self.size, 2)
         check_seed("candidates.seed", self.seed)
         if (self.mode == "file") != (self.path is not None):

@@ -29,6 +29,8 @@ def sample(
     Negatives are drawn without replacement, uniformly or by training popularity (an item never seen weighs as one
     interaction), by the largest Gumbel-perturbed log-weights; no item of the user's full sequence is one. The noise
     is of (seed, phase, user, item): validation and test share no draw, and a subset of requests keeps its lists.
+    `alike`: uniformly over the items that are new (never in training) where the first relevant item is, over the
+    others where it is not, so that being new tells nothing.
     """
     n_items = len(dataset.catalog)
     everything = dataset.sequences.take(phase.ids)
@@ -38,7 +40,8 @@ def sample(
             f"candidates.size={size} needs {size - 1} negatives, but a user has only {shortest} items outside the "
             "history; choose a smaller size"
         )
-    popularity = np.maximum(np.bincount(training.values, minlength=n_items), 1)
+    taken = np.bincount(training.values, minlength=n_items)
+    popularity = np.maximum(taken, 1)
     weight = np.log(popularity) if negatives == "popularity" else np.zeros(n_items)
     out = np.full((len(phase.ids), size), -1, dtype=np.int32)
     for start in bar(range(0, len(out), ROWS), "sampling"):
@@ -48,12 +51,23 @@ def sample(
         own = everything.take(rows)
         score[own.row_of_value, own.values] = -np.inf
         relevant = phase.relevant.take(rows)
+        if negatives == "alike":
+            score[(taken > 0) != (taken > 0)[relevant.values[relevant.offsets[:-1]]][:, None]] = -np.inf
+            _check_alike(score, size)
         place = np.arange(len(relevant.values)) - np.repeat(relevant.offsets[:-1], relevant.lengths)
         first = place < size - 1
         score[relevant.row_of_value[first], relevant.values[first]] = np.inf
         top = np.argpartition(-score, size - 1, axis=1)[:, :size]
         out[rows] = np.sort(top, axis=1)  # by row number, which is random: no place is the target's
     return out
+
+
+def _check_alike(score: np.ndarray, size: int) -> None:
+    if (fewest := int(np.isfinite(score).sum(axis=1).min())) < size - 1:
+        raise UserError(
+            f"candidates.size={size} needs {size - 1} negatives that are new as the relevant item is, and a user has "
+            f"only {fewest}; choose a smaller size"
+        )
 
 
 @dataclass(frozen=True)

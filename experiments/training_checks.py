@@ -30,10 +30,10 @@ class Curve:
 
     @property
     def ends(self) -> tuple[float, float, float]:
-        """Mean of the first and the last tenth, and the standard error of their difference (from successive
-        differences, which know no trend)."""
+        """Mean of the first and the last tenth, and the standard error of their difference (from the median of
+        successive differences, which knows no trend, nor the steep fall of a loss that began above chance)."""
         value, k = self.value, max(1, len(self.value) // 10)
-        noise = float(np.sqrt((np.diff(value) ** 2).mean() / 2)) if len(value) > 3 else 0.0
+        noise = 1.4826 * float(np.median(np.abs(np.diff(value)))) / math.sqrt(2) if len(value) > 3 else 0.0
         return float(value[:k].mean()), float(value[-k:].mean()), noise * math.sqrt(2 / k)
 
     @property

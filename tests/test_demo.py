@@ -1,13 +1,15 @@
 """The demo with new items: taken last or never, ranked by taste, and without them the demo that it always was."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.candidates import Candidates, Prepared, prepare
-from data.dataset import Dataset, Requests
+from data.dataset import Dataset, Ragged, Requests
 from data.errors import UserError
+from data.retrievers import Popularity
 from data.sources.demo import Demo, PlantedModel
 from data.splits import LeaveOneOut, Split, Temporal
 
@@ -105,3 +107,25 @@ def test_it_needs_all_interactions() -> None:
             Demo(name="demo", cold_share=SHARE, **settings)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"dataset.cold_share=0.6 is out of range; it must be in \[0, 0.5\]"):
         Demo(name="demo", cold_share=0.6)
+
+
+def test_new_targets_stand_among_new_items_and_others_among_others(cold: Dataset, tmp_path: Path) -> None:
+    split = LeaveOneOut().split(cold)
+    old = np.bincount(split.train.histories.values, minlength=len(cold.catalog)) > 0
+    lists = Candidates(mode="sampled", size=15, negatives="alike", retriever=Popularity())
+    got = prepare(cold, split, lists, tmp_path, "alike")
+    assert got.test.candidates is not None and got.validation.candidates is not None
+    assert not old[got.test.candidates].any() and old[got.validation.candidates].all()
+    with pytest.raises(UserError, match=r"candidates.size=60 needs 59 negatives that are new as the relevant item is"):
+        prepare(cold, split, replace(lists, size=60), tmp_path, "too many")
+
+
+def test_training_negatives_leave_new_items_out_on_demand(cold: Dataset) -> None:
+    split = LeaveOneOut().split(cold)
+    old = np.bincount(split.train.histories.values, minlength=len(cold.catalog)) > 0
+    users, rng = np.arange(200), np.random.default_rng(0)
+    every, known = (split.negatives(cold.catalog, 0.0, with_new=choice) for choice in (True, False))
+    assert not old[every.draw(users, Ragged.empty(200), 5, rng)].all()
+    assert old[known.draw(users, Ragged.empty(200), 5, rng)].all()
+    with pytest.raises(UserError, match="are more than the"):
+        known.draw(users, Ragged.empty(200), int(old.sum()), rng)

@@ -68,9 +68,14 @@ class Scratch:
             decoder_start_token_id=SPECIAL.index("<pad>"),
         )
         t5: Any = T5ForConditionalGeneration(config)
-        # T5's own start, .125 here, is nearly no bias: then a history has no order until late in the training. So
-        # each head begins by looking at places of its own, and what comes last is told apart from the first step.
-        torch.nn.init.normal_(t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight, std=PLACES)
+        # T5's own start is nearly no bias of places: then a history has no order until late in the training. So each
+        # head begins by looking at places of its own, and what comes last is told apart from the first step. And
+        # queries begin as keys, so that a token looks at its like: a candidate's picture at such pictures before it.
+        first = t5.encoder.block[0].layer[0].SelfAttention
+        torch.nn.init.normal_(first.relative_attention_bias.weight, std=PLACES)
+        for block in t5.encoder.block:
+            attention = block.layer[0].SelfAttention
+            attention.q.weight.data = attention.k.weight.data * self.d_kv**-0.5
         return t5
 
     def load_tokenizer(self, folder: Path) -> Any:

@@ -59,6 +59,10 @@ class Vip5Network(nn.Module):
     """
 
     _keys_to_ignore_on_save = None  # asked for by the Trainer when it loads a checkpoint
+    features: torch.Tensor
+    missing: torch.Tensor
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class Vip5Network(nn.Module):
         words: int = 1024,  # rows of the whole-word table
         visual_norm: bool = True,
         table_scale: float = 1.0,  # standard deviation of whole words and categories at the start
+        standardized: bool = False,  # features, by their mean and standard deviation over this catalogue
     ) -> None:
         super().__init__()
         width, epsilon = t5.config.d_model, t5.config.layer_norm_epsilon
@@ -82,6 +87,10 @@ class Vip5Network(nn.Module):
                 self.projector.norm = nn.Identity()  # type: ignore[assignment]
             if features.isnan().any():  # in place of the features of an item without a picture
                 self.no_picture = nn.Parameter(torch.zeros(features.shape[1]))
+        known = features[~features.isnan().any(dim=1)]
+        of_catalogue = standardized and len(known) > 1
+        self.register_buffer("mean", known.mean(dim=0) if of_catalogue else torch.zeros(features.shape[1]))
+        self.register_buffer("deviation", known.std(dim=0) + 1e-6 if of_catalogue else torch.ones(features.shape[1]))
         self.read(features)
 
     def read(self, features: torch.Tensor) -> None:
@@ -94,9 +103,9 @@ class Vip5Network(nn.Module):
     def visual(self, items: torch.Tensor) -> torch.Tensor:
         """Visual tokens [n, k, d] of catalogue rows [n]; an item that is named twice is projected once."""
         rows, place = items.unique(return_inverse=True)
-        features = self.features[rows]  # type: ignore[index]
+        features = (self.features[rows] - self.mean) / self.deviation
         if hasattr(self, "no_picture"):
-            features = torch.where(self.missing[rows, None], self.no_picture, features)  # type: ignore[index]
+            features = torch.where(self.missing[rows, None], self.no_picture, features)
         return self.projector(features)[place]
 
     def embed(self, input_ids: torch.Tensor, whole_words: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
@@ -145,6 +154,7 @@ class Vip5Network(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What the backbone's own files do not hold: all that is trained, and all that is not T5's. Tied once."""
         own = {name for name, p in self.named_parameters() if p.requires_grad or not name.startswith("t5.")}
+        own |= {"mean", "deviation"}
         return {name: w for name, w in super().state_dict(*args, **kwargs).items() if name in own}
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
