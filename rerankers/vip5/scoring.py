@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rerankers.vip5.vip5 import Vip5
 
 PACKED = 128  # candidates decoded in one row
+IDLE = -1e8  # sums of beams that have no candidate left are below: transformers lets them begin at -1e9
 TEMPLATE_OF = {"likelihood": "A-3", "list": "D-1", "yes_no": "A-7", "beam": "A-3"}
 
 
@@ -122,7 +123,7 @@ class Scoring:
         trie, end = self.reranker.trie, self.reranker.prompts.end
         items = [self._items(row, self.columns[row]) for row in batch]
         allowed = [trie.children(own) for own in items]
-        n = min(self.reranker.beams, *map(len, items))
+        n = max(1, min(self.reranker.beams, max(map(len, items))))  # a row with fewer candidates has idle beams
         t5: Any = self.reranker.network.t5
         found = t5.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
@@ -140,11 +141,14 @@ class Scoring:
         values = found.sequences_scores.view(len(batch), n).float().cpu().numpy()
         for b, row in enumerate(batch):
             column_of = {tuple(trie.answer(item)): c for c, item in zip(self.columns[row], items[b], strict=True)}
-            out[row, self.columns[row]] = values[b].min() - 1
-            for ids, value in zip(written[b], values[b], strict=True):
-                answer = tuple(ids[: 1 + int((ids == end).argmax())].tolist())
-                if answer in column_of:
-                    out[row, column_of[answer]] = value
+            reached: dict[int, float] = {}
+            for ids, value in zip(written[b], values[b].tolist(), strict=True):
+                column = column_of.get(tuple(ids[: 1 + int((ids == end).argmax())].tolist()))
+                if column is not None and value > IDLE:
+                    reached[column] = value
+            out[row, self.columns[row]] = min(reached.values(), default=0) - 1
+            for column, value in reached.items():
+                out[row, column] = value
 
 
 def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
