@@ -110,7 +110,8 @@ class Prompts:
                 elif slot == "candidates":
                     parts.append(self.items(rows, 0))
                 else:
-                    parts.append((self.title if slot == "title" else self.mentions[slot]).row(int(rows[0])))
+                    table = self.title if slot == "title" else self.mentions[slot]
+                    parts += [table.row(int(row)) for row in rows]
                 pictures.append(rows)
             elif slot:
                 parts.append(self.words(words[slot]) if slot in SHORT else self.tokens([words[slot]]).values)

@@ -64,7 +64,7 @@ class Scoring:
         return out
 
     def prompts(self) -> list[Prompt]:
-        """One a request; of yes_no with its first candidate."""
+        """One a request; of yes_no with its first candidate, if it has one."""
         only = slice(0, 1) if self.scorer == "yes_no" else slice(None)
         return [self._prompt(row, columns[only]) for row, columns in enumerate(self.columns)]
 
@@ -154,8 +154,8 @@ class Scoring:
 def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     """Batches of rows of like length."""
     order = np.argsort(lengths, kind="stable")
-    for batch in np.array_split(order, max(1, math.ceil(len(order) / size))):
-        yield batch.tolist()
+    if parts := math.ceil(len(order) / size):
+        yield from (batch.tolist() for batch in np.array_split(order, parts))
 
 
 def loss(reranker: Vip5, requests: Requests) -> float:
