@@ -296,13 +296,15 @@ class Vip5(Reranker):
         if self.init == "pretrained" and self.base_sha256 != read_json(folder / "base.json")["sha256"]:
             raise UserError(f"reranker.model={self.model} is not the model that {folder} was trained on")
         here = self.network.state_dict()
-        for name in weights.keys() | here.keys() - {"no_picture"}:
+        for name in sorted((weights.keys() | here.keys()) - {"no_picture"}):
             shapes = [tuple(state[name].shape) if name in state else None for state in (weights, here)]
             if shapes[0] != shapes[1]:
                 raise UserError(
                     f"{folder} was trained with other settings of the model or another image encoder: its {name} has "
                     f"the shape {shapes[0]}, here it would be {shapes[1]}"
                 )
+        if "no_picture" in weights:  # though all items here have one
+            self.network.no_picture = torch.nn.Parameter(weights["no_picture"].to(device()))
         self.network.load_state_dict(weights, strict=False)
         self.network.eval()
 
