@@ -7,10 +7,14 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from data.dataset import Dataset
+from data.splits import Split
+from rerankers.base import TrainerConfig
 from rerankers.vip5.backbone import Scratch
 from rerankers.vip5.network import Vip5Network, add_adapters, freeze_backbone
 from rerankers.vip5.prompts import Prompt, Prompts, begins_word
 from rerankers.vip5.templates import TEMPLATES
+from rerankers.vip5.vip5 import Vip5
 
 SMALL = Scratch(d_model=16, d_kv=8, d_ff=32, num_heads=2, dropout_rate=0.0)
 WORDS = ["user_ item_ yes no , -> . 1 2 3 4 5 6 7 8 9 0 12"]  # 12 is one piece, 123 two, 34 two and 345 three
@@ -82,3 +86,24 @@ def prompts_of(tokenizer: Any, visual_tokens: int = 2, max_length: int = 512) ->
     numbers = np.array([1, 12, 123, 124, 2, 23, 234, 34, 345, 3456, 5, 251])
     titles = [f"Blue hat {n}" for n in range(len(numbers))]
     return Prompts(tokenizer, numbers, titles, visual_tokens, max_length)
+
+
+def make(tmp_path: Path, **settings: Any) -> Vip5:
+    """From nothing, with one visual token; nothing is trained yet."""
+    trainer = TrainerConfig(num_train_epochs=1, per_device_eval_batch_size=4, metric_for_best_model="recall_at_10")
+    places: dict[str, Any] = {"checkpoints": tmp_path / "checkpoints", "cache": tmp_path / "cache"}
+    small: dict[str, Any] = {"init": "scratch", "scratch": SMALL, "visual_tokens": 1, "training_candidates": 10}
+    return Vip5(name="vip5", **{"trainer": trainer, **places, **small, **settings})
+
+
+def built(tmp_path: Path, dataset: Dataset, split: Split, **settings: Any) -> Vip5:
+    """With weights that tell items apart, and half of the numbers of two to four tokens: 13 and 131 are `13` and
+    `13 1`."""
+    reranker = make(tmp_path, **settings)
+    reranker.build(dataset, split)
+    half = len(dataset.catalog) // 2
+    for item, n in reranker.item_number.items():
+        reranker.item_number[item] = n if n <= half else (n - half) * 100 + n
+    reranker._read(dataset.catalog)
+    disturb(reranker.network).eval()
+    return reranker

@@ -31,7 +31,7 @@ def check_settings(vip5: Vip5) -> None:
         ("training_candidates", 2, 10_000),
         ("validation_start_epoch", 0, 10_000),
         ("permutations", 1, 1000),
-        ("beams", 1, 1000),
+        ("beams", 2, 1000),
         ("max_history", 1, 1000),
         ("max_title_length", 1, 1000),
         ("max_length", 16, 1024),

@@ -123,7 +123,7 @@ class Scoring:
         trie, end = self.reranker.trie, self.reranker.prompts.end
         items = [self._items(row, self.columns[row]) for row in batch]
         allowed = [trie.children(own) for own in items]
-        n = max(1, min(self.reranker.beams, max(map(len, items))))  # a row with fewer candidates has idle beams
+        n = max(2, min(self.reranker.beams, max(map(len, items))))  # a row with fewer candidates has idle beams
         t5: Any = self.reranker.network.t5
         found = t5.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
