@@ -54,8 +54,11 @@ class Vip5Rows(torch.utils.data.Dataset):
         self.user_id, self.users, self.epoch = dataset.user_id, split.train.ids, 0
         asked = [t for t in reranker.trained_templates if getattr(reranker.tasks, t.family)]
         self.templates = [t for t in asked if self.usable(t)]
-        if left_out := [t.name for t in asked if t not in self.templates]:
-            log.info("left out, as %s lacks what they ask for: the prompts %s", dataset.name, ", ".join(left_out))
+        left_out = ", ".join(t.name for t in asked if t not in self.templates)
+        if not self.templates:
+            raise UserError(f"{dataset.name} lacks what the prompts {left_out} ask; choose other reranker.templates")
+        if left_out:
+            log.info("left out, as %s lacks what they ask for: the prompts %s", dataset.name, left_out)
         self.counts: dict[str, int] = {}
         self.asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # family -> its templates, its users or reviews
         for family, rows in vars(reranker.tasks).items():
