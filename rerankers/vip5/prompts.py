@@ -18,9 +18,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from data.dataset import Ragged
+from data.errors import UserError
 from rerankers.vip5.templates import MENTIONS, Template
 
 PLACEHOLDER = "<extra_id_0>"
+WHOLE_WORDS = 1024  # rows of the reference's table, and so the longest prompt
 SEPARATORS = (",", "->")  # of a history; candidates have the first
 WORD_MARK = "▁"
 
@@ -114,7 +116,10 @@ class Prompts:
                     parts += [table.row(int(row)) for row in rows]
                 pictures.append(rows)
             elif slot:
-                parts.append(self.words(words[slot]) if slot in SHORT else self.tokens([words[slot]]).values)
+                text = words[slot]
+                parts.append(
+                    self.words(text) if slot in SHORT else self.tokens([text]).values[: self.max_title_length]
+                )
         length = sum(map(len, parts)) + 1
         shortened = length > self.max_length
         if shortened and place is not None:
@@ -125,6 +130,11 @@ class Prompts:
             kept = rows[len(rows) - int(fits.sum()) :]
             parts[place[0]], pictures[place[1]] = self.items(kept, separator), kept
         ids = np.append(np.concatenate(parts), np.int32(self.end))
+        if len(ids) > WHOLE_WORDS:
+            raise UserError(
+                f"a prompt {template.name} has {len(ids):,} tokens, more than the {WHOLE_WORDS:,} that VIP5 reads; "
+                "choose a smaller reranker.training_candidates, candidates.size or reranker.visual_tokens"
+            )
         whole_words = np.append(np.cumsum(self.begins_word[ids[:-1]]), 0)
         shown = np.concatenate(pictures) if pictures and self.visual_tokens else np.zeros(0, dtype=np.int32)
         return Prompt(ids, whole_words, shown, shortened)

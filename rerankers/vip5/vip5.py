@@ -35,7 +35,7 @@ from rerankers.vip5.explanations import held_out_reviews, training_reviews
 from rerankers.vip5.id_trie import IdTrie
 from rerankers.vip5.item_numbers import LEAKS, number
 from rerankers.vip5.network import Vip5Network, add_adapters, freeze_backbone
-from rerankers.vip5.prompts import PLACEHOLDER, Prompts
+from rerankers.vip5.prompts import PLACEHOLDER, WHOLE_WORDS, Prompts
 from rerankers.vip5.rows import Vip5Rows
 from rerankers.vip5.scoring import TEMPLATE_OF, Scoring, loss
 from rerankers.vip5.templates import TEMPLATES, Template
@@ -46,7 +46,6 @@ log_ = logging.getLogger(__name__)
 CLIP = "openai/clip-vit-base-patch32"
 REQUESTS = 256  # scored at a time
 PICTURES = 64  # encoded at a time
-WHOLE_WORDS = 1024  # rows of the reference's table, and so the longest prompt
 SCRATCH_TABLES = 0.1  # beside embeddings of scale 1
 WORST = float(np.finfo(np.float32).min)  # score of padding
 NEGATIVE_LOSS = "negative_loss"
