@@ -33,6 +33,7 @@ class Scratch:
     num_layers: int = 1  # of the encoder, and of the decoder
     dropout_rate: float = 0.0
     vocab_size: int = 8192  # at most; whole words and numbers, single characters for all others
+    whole_numbers: bool = True  # false: items' numbers are spelled in digits, so that a new item's has nothing new
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -170,8 +170,8 @@ class Vip5(Reranker):
         self.user_number = dict(zip(dataset.user_id, numbers.user.tolist(), strict=True))
         self.reviews = training_reviews(dataset, split.train.histories)
         if self.init == "scratch":
-            numbered = [str(n) for n in sorted(self.item_number.values())]
-            always = [*(t.text for t in TEMPLATES.values()), "yes no , -> user_ shopper_ item_", *numbered]
+            numbered = [str(n) for n in sorted(self.item_number.values())] if self.scratch.whole_numbers else []
+            always = [*(t.text for t in TEMPLATES.values()), "yes no , -> user_ shopper_ item_ 0123456789", *numbered]
             self.tokenizer = self.scratch.tokenizer(always, [*item_texts(dataset.catalog), *self.reviews.sentence])
         self._assemble(dataset.catalog)
         self.rows = Vip5Rows(dataset, split, self.reviews, self)
