@@ -42,10 +42,11 @@ def check_settings(vip5: Vip5) -> None:
     for family in FAMILIES.values():
         in_range(f"reranker.tasks.{family}", getattr(vip5.tasks, family), 0, 10_000)
         in_range(f"reranker.loss_weights.{family}", getattr(vip5.loss_weights, family), 0, 1000)
-    asked = [("templates", name) for name in vip5.templates or []] + [("template", vip5.template)]
-    for key, name in asked:
-        if name is not None and name not in TEMPLATES:
-            raise UserError(f"reranker.{key}={name} does not exist; choose of {', '.join(TEMPLATES)}")
+    given = [("templates", name) for name in vip5.templates or []]
+    given += [("template", vip5.template)] if vip5.template else []
+    for key, template in given:
+        if template not in TEMPLATES:
+            raise UserError(f"reranker.{key}={template} does not exist; choose of {', '.join(TEMPLATES)}")
     if not fits(vip5.scorer, vip5.scored_by):
         possible = ", ".join(name for name, template in TEMPLATES.items() if fits(vip5.scorer, template))
         raise UserError(
