@@ -103,17 +103,16 @@ class Vip5(Reranker):
     explanations: int = 200
     scratch: Scratch = field(default_factory=Scratch)
 
+    requires: ClassVar[tuple[str, ...]] = ("interactions", "images")
     trains: ClassVar[bool] = True
     chance_curve: ClassVar[str] = "train_sequential_loss"
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if not self.visual_tokens:
+            self.requires = ("interactions",)  # type: ignore[misc]
         if self.validation == "loss":
             self.trainer = replace(self.trainer, metric_for_best_model=NEGATIVE_LOSS)
-
-    @property
-    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("interactions", "images") if self.visual_tokens else ("interactions",)
 
     @property
     def scored_by(self) -> Template:
