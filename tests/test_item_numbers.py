@@ -47,6 +47,16 @@ def test_sequential_numbers_follow_the_walk_of_users(demo: Dataset, split: Split
         assert {item: numbers.item[item] for item in walked} == walked
 
 
+def test_a_part_of_the_users_is_walked_in_the_same_order(demo: Dataset, split: Split) -> None:
+    """As the preflight's training has it."""
+    part = replace(split, train=split.train.take(np.arange(100, 20, -3)))
+    numbers = number("train_sequential", demo, part, 3)
+    rows = [split.train.histories.row(user) if user in part.train.ids else [] for user in range(120)]
+    walked = by_walking(numbers, Ragged.from_rows(rows))
+    assert {item: numbers.item[item] for item in walked} == walked
+    assert np.array_equal(numbers.user, number("train_sequential", demo, split, 3).user)
+
+
 def test_what_only_the_test_has_is_numbered_last_without_it(demo: Dataset, split: Split) -> None:
     rows = [demo.sequences.row(user).tolist() for user in range(len(demo.sequences))]
     target = rows[7][-1]

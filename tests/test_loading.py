@@ -113,7 +113,11 @@ def test_a_run_without_a_model_names_what_to_load(run: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("reranker", "said"),
-    [("bert4rec", "ranks items by their ids and reads no text"), ("popularity", "has scores for its own items alone")],
+    [
+        ("bert4rec", "ranks items by their ids and reads no text"),
+        ("vip5", "ranks items by their ids and reads no text"),
+        ("popularity", "has scores for its own items alone"),
+    ],
 )
 def test_rerankers_of_ids_are_refused(tmp_path: Path, config: Any, reranker: str, said: str) -> None:
     run = tmp_path / "run"

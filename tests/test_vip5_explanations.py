@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset import Dataset, Interactions, Ragged
-from data.splits import LeaveOneOut, Split, Temporal
+from data.dataset import Dataset, Interactions
+from data.splits import LeaveOneOut, Phase, Split, Temporal
 from rerankers.vip5.backbone import Scratch
 from rerankers.vip5.explanation_metrics import explanation_metrics
 from rerankers.vip5.explanations import FEATURES, Reviews, content_words, held_out_reviews, training_reviews
@@ -43,8 +43,8 @@ def shop(demo: Dataset) -> Dataset:
     return replace(demo, user_id=demo.user_id[:3], interactions=events)
 
 
-def training_of(dataset: Dataset) -> Ragged:
-    return LeaveOneOut().split(dataset).train.histories
+def training_of(dataset: Dataset) -> Phase:
+    return LeaveOneOut().split(dataset).train
 
 
 def same(first: Reviews, second: Reviews) -> bool:
@@ -75,12 +75,12 @@ def test_training_reviews_know_nothing_of_what_comes_later(demo: Dataset, cut: L
     changed = events.review.copy()
     changed[later] = "A zebra, one zebra and more zebra."
     other = replace(demo, interactions=replace(events, review=changed, rating=np.where(later, 9, events.rating)))
-    reviews, again = (training_reviews(data, split.train.histories) for data in (demo, other))
+    reviews, again = (training_reviews(data, split.train) for data in (demo, other))
     assert same(reviews, again) and len(reviews) > 500
     pairs = set(zip(events.user[~later].tolist(), events.item[~later].tolist(), strict=True))
     assert set(zip(reviews.user.tolist(), reviews.item.tolist(), strict=True)) <= pairs
-    assert len(held_out_reviews(other, split.train.histories, reviews)) == 0
-    held_out = held_out_reviews(demo, split.train.histories, reviews)
+    assert len(held_out_reviews(other, split.train, reviews)) == 0
+    held_out = held_out_reviews(demo, split.train, reviews)
     assert len(held_out) > 0 and set(held_out.feature) <= set(reviews.features)
     for user, item in zip(held_out.user, held_out.item, strict=True):
         assert demo.sequences.row(user)[split.train.histories.lengths[user]] == item
@@ -120,6 +120,14 @@ def test_predicted_ratings_are_drawn_around_the_review_s_within_the_scale(shop: 
     assert reviews.question(1, TEMPLATES["C-8"], 0.0, rng)[2].startswith("3.0, ")
 
 
+def test_reviews_of_a_part_of_the_users(demo: Dataset, split: Split) -> None:
+    few = split.train.take(np.arange(90, 30, -7))
+    part, every = training_reviews(demo, few), training_reviews(demo, split.train)
+    assert set(part.user.tolist()) == set(few.ids.tolist()) < set(every.user.tolist())
+    assert len(part) == np.isin(every.user, few.ids).sum()
+    assert set(held_out_reviews(demo, few, part).user.tolist()) <= set(few.ids.tolist())
+
+
 def test_what_reviews_lack_is_not_asked(shop: Dataset) -> None:
     def allowed(reviews: Reviews) -> set[str]:
         return {name for name, template in TEMPLATES.items() if name[0] == "C" and reviews.allows(template)}
@@ -146,8 +154,8 @@ def words_of(user: int) -> dict[str, str]:
 
 @pytest.fixture
 def writer(demo: Dataset, split: Split) -> Written:
-    training = training_reviews(demo, split.train.histories)
-    held_out = held_out_reviews(demo, split.train.histories, training)
+    training = training_reviews(demo, split.train)
+    held_out = held_out_reviews(demo, split.train, training)
     scratch = Scratch(d_model=32, d_ff=64, num_layers=1)
     always = [*(template.text for template in TEMPLATES.values()), *map(str, range(120)), "user_ shopper_ item_"]
     tokenizer = scratch.tokenizer(always, [*demo.catalog.title, *training.sentence])

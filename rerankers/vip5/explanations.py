@@ -15,7 +15,8 @@ from itertools import islice
 
 import numpy as np
 
-from data.dataset import Dataset, Interactions, Ragged
+from data.dataset import Dataset, Interactions
+from data.splits import Phase
 from rerankers.vip5.templates import Template
 from rerankers.word_tokenizer import by_frequency
 
@@ -74,15 +75,22 @@ class Reviews:
         return words, items, answer
 
 
-def training_reviews(dataset: Dataset, training: Ragged) -> Reviews:
-    """Of the interactions that training sees: each user's first, as many as the row of `training` is long."""
-    return _reviews(dataset, places(dataset) < training.lengths[dataset.interactions.user])
+def training_reviews(dataset: Dataset, training: Phase) -> Reviews:
+    """Of the interactions that training sees: the first of each of its users, as many as the history is long."""
+    return _reviews(dataset, places(dataset) < seen(dataset, training))
 
 
-def held_out_reviews(dataset: Dataset, training: Ragged, known: Reviews) -> Reviews:
+def held_out_reviews(dataset: Dataset, training: Phase, known: Reviews) -> Reviews:
     """Of the interaction that follows each user's training part, where there are both; features are `known`'s."""
-    lengths = training.lengths[dataset.interactions.user]
-    return _reviews(dataset, (places(dataset) == lengths) & (lengths > 0), known.features)
+    n = seen(dataset, training)
+    return _reviews(dataset, (places(dataset) == n) & (n > 0), known.features)
+
+
+def seen(dataset: Dataset, training: Phase) -> np.ndarray:
+    """[M] how many of its user's interactions training has."""
+    lengths = np.zeros(len(dataset.user_id), dtype=np.int64)
+    lengths[training.ids] = training.histories.lengths
+    return lengths[dataset.interactions.user]
 
 
 def places(dataset: Dataset) -> np.ndarray:

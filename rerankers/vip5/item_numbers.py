@@ -34,14 +34,16 @@ class Numbers:
 
 
 def number(scheme: str, dataset: Dataset, split: Split, seed: int) -> Numbers:
-    """Numbers under one of `SCHEMES`. The split's training part has a row for each user, as all but queries' have."""
+    """Numbers under one of `SCHEMES`."""
     rng = np.random.default_rng((STREAM, seed))
     walk = rng.permutation(len(dataset.user_id))  # users in the order of their numbers
     if scheme == "random":
         order = rng.permutation(len(dataset.catalog))
     else:
-        sequences = {"train_sequential": split.train.histories, "p5_sequential": dataset.sequences}[scheme]
-        order = first_appearances(sequences.take(walk), len(dataset.catalog), rng)
+        sequences = dataset.sequences.take(walk)
+        if scheme == "train_sequential":
+            sequences = split.train.histories.take(np.argsort(numbered(walk)[split.train.ids]))
+        order = first_appearances(sequences, len(dataset.catalog), rng)
     return Numbers(item=numbered(order), user=numbered(walk))
 
 

@@ -167,7 +167,7 @@ class Vip5(Reranker):
         numbers = number(self.id_scheme, dataset, split, self.seed)
         self.item_number = dict(zip(dataset.catalog.id, numbers.item.tolist(), strict=True))
         self.user_number = dict(zip(dataset.user_id, numbers.user.tolist(), strict=True))
-        self.reviews = training_reviews(dataset, split.train.histories)
+        self.reviews = training_reviews(dataset, split.train)
         if self.init == "scratch":
             numbered = [str(n) for n in sorted(self.item_number.values())] if self.scratch.whole_numbers else []
             always = [*(t.text for t in TEMPLATES.values()), "yes no , -> user_ shopper_ item_ 0123456789", *numbered]
@@ -236,7 +236,7 @@ class Vip5(Reranker):
         self.weight_change = train_vip5(self, validate, log)
         self.network.eval()
         if self.explanations and len(self.reviews) and self.tasks.explanation:
-            held_out = held_out_reviews(dataset, split.train.histories, self.reviews)
+            held_out = held_out_reviews(dataset, split.train, self.reviews)
             self.explained = explained(
                 self.network,
                 self.prompts,
