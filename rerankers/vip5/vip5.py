@@ -202,7 +202,10 @@ class Vip5(Reranker):
             return torch.zeros(len(catalog), 1)
         features = catalog.image_features
         if features is None:
-            features = image_features(catalog, self.encoder, PICTURES, self.cache)
+            try:
+                features = image_features(catalog, self.encoder, PICTURES, self.cache)
+            except UserError as error:  # which knows the key of `experiments.enrich`
+                raise UserError(str(error).replace("model=", "reranker.image_encoder=", 1)) from None
         if self.pictures == "shuffled":
             features = features[np.random.default_rng(self.seed).permutation(len(features))]
         return torch.from_numpy(features)
