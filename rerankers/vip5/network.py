@@ -87,6 +87,10 @@ class Vip5Network(nn.Module):
                 self.projector.norm = nn.Identity()  # type: ignore[assignment]
             if features.isnan().any():  # in place of the features of an item without a picture
                 self.no_picture = nn.Parameter(torch.zeros(features.shape[1]))
+            if standardized:  # a small model learns late from tokens that are all alike, which biases make them
+                for layer in (self.projector.hidden, self.projector.out):
+                    nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+                    nn.init.zeros_(layer.bias)
         known = features[~features.isnan().any(dim=1)]
         of_catalogue = standardized and len(known) > 1
         self.register_buffer("mean", known.mean(dim=0) if of_catalogue else torch.zeros(features.shape[1]))
