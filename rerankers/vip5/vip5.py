@@ -186,8 +186,11 @@ class Vip5(Reranker):
             add_adapters(t5, self.reduction_factor, self.adapters_in_cross_attention)
         placeholder = int(self.tokenizer.convert_tokens_to_ids(PLACEHOLDER))
         features = self._features(catalog)
-        scale = SCRATCH_TABLES if self.init == "scratch" else 1.0
-        self.network = Vip5Network(t5, placeholder, self.visual_tokens, features, WHOLE_WORDS, self.visual_norm, scale)
+        new = self.init == "scratch"
+        scale = SCRATCH_TABLES if new else 1.0
+        self.network = Vip5Network(
+            t5, placeholder, self.visual_tokens, features, WHOLE_WORDS, self.visual_norm, scale, standardized=new
+        )
         if self.checkpoint:
             log_.info(load_checkpoint(self.network, Path(self.checkpoint)).summary)
         self.base_sha256 = fingerprint(t5)
