@@ -12,7 +12,7 @@ from tiny_vip5 import SMALL, TEXTS, TOKENIZER, WORDS
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from data.errors import UserError
-from rerankers.vip5.backbone import fingerprint, load_t5
+from rerankers.vip5.backbone import Scratch, fingerprint, load_t5
 from rerankers.vip5.network import add_adapters
 
 SIZES: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 2}
@@ -121,3 +121,10 @@ def test_one_from_nothing_is_saved_and_loaded(tmp_path: Path) -> None:
     again = load_t5(str(tmp_path))[1]
     assert fingerprint(t5) == fingerprint(again)
     assert torch.equal(t5(**ASKED).logits, again(**ASKED).logits)
+
+
+@pytest.mark.parametrize("vocab_size", [300, 430, 8192])
+def test_a_tokenizer_from_nothing_knows_all_numbers_whole_however_small_it_is_to_be(vocab_size: int) -> None:
+    numbers = [str(n) for n in range(1, 401)]
+    tokenizer = Scratch(vocab_size=vocab_size).tokenizer(["user_ item_", *numbers], ["a blue hat"])
+    assert [tokenizer.tokenize(number) for number in numbers] == [["▁" + number] for number in numbers]

@@ -54,7 +54,7 @@ class Scratch:
         frequent = by_frequency(word for text in texts for word in text.split())
         known = [*SPECIAL, WORD_MARK, *characters]
         whole = [WORD_MARK + word for word in dict.fromkeys([*words, *frequent])]
-        pieces = list(dict.fromkeys([*known, *whole]))[: max(self.vocab_size, len(known) + len(words)) - 1]
+        pieces = list(dict.fromkeys([*known, *whole]))[: max(self.vocab_size - 1, len(known) + len(words))]
         return T5Tokenizer(vocab=[(piece, 0.0 if piece in SPECIAL else -1.0) for piece in pieces], extra_ids=1)
 
     def model(self, tokenizer: Any) -> T5ForConditionalGeneration:
