@@ -14,6 +14,7 @@ from data.candidates import Prepared
 from data.dataset import Catalog, Dataset, Ragged, Requests
 from data.errors import UserError
 from data.splits import Split
+from rerankers.vip5.id_trie import IdTrie
 from rerankers.vip5.prompts import to_batch
 from rerankers.vip5.scoring import TEMPLATE_OF
 from rerankers.vip5.vip5 import WORST, Tasks, Vip5
@@ -241,3 +242,29 @@ def test_mistakes_are_one_sentence(settings: dict[str, Any], says: str, tmp_path
     with pytest.raises(UserError) as raised:
         make(tmp_path, **settings)
     assert says in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_of_the_whole_catalogue_what_begins_alike_is_decoded_together(
+    build: Build, asked: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rerankers.vip5.scoring.PACKED", 7)
+    reranker, whole = build(), replace(asked, candidates=None).take(slice(0, 3))
+    every = np.tile(np.arange(60, dtype=np.int32), (3, 1))
+    packed, pack = [], IdTrie.pack
+    monkeypatch.setattr(IdTrie, "pack", lambda trie, items: packed.append(pack(trie, items)) or packed[-1])
+    np.testing.assert_allclose(reranker.score(whole), naive(reranker, replace(whole, candidates=every)), atol=1e-4)
+    decoded = sum(len(own) for tree in packed for own in tree.nodes)
+    trie, parts = reranker.trie, [every[0][start : start + 7] for start in range(0, 60, 7)]
+    as_they_come = 3 * sum(len(np.unique(trie.paths[part])) for part in parts)
+    assert decoded < 0.9 * as_they_come
+
+
+def test_a_beam_search_of_the_whole_catalogue_makes_its_tree_once(
+    build: Build, asked: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reranker, whole = build(scorer="beam", beams=60), replace(asked, candidates=None)
+    made, children = [], IdTrie.children
+    monkeypatch.setattr(IdTrie, "children", lambda trie, items: made.append(1) or children(trie, items))
+    scores = reranker.score(whole)
+    assert len(made) == 1
+    np.testing.assert_allclose(scores, build().score(whole), atol=1e-4)

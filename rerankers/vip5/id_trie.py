@@ -63,6 +63,13 @@ class IdTrie:
             out[rows[:, d], : d + 1] = rows[:, : d + 1]
         return out
 
+    @cached_property
+    def rank(self) -> np.ndarray:
+        """[I] place of each answer among all, sorted by their tokens: neighbours begin alike."""
+        out = np.empty(len(self.tokens), dtype=np.int64)
+        out[np.lexsort(self.tokens.T[::-1])] = np.arange(len(out))
+        return out
+
     def answer(self, item: int) -> list[int]:
         """Its tokens, the end included."""
         return self.tokens[item][self.tokens[item] >= 0].tolist()
