@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from data.errors import UserError
 from experiments.launch import ROOT
 
-ASKED = ("reranker.permutations", "reranker.calibration")  # how a trained model is asked
+ASKED = tuple(f"reranker.{key}" for key in "permutations calibration scorer template beams".split())  # not trained
 FIXED = ("reranker", "reranker.name", "reranker.path", "tuned", "trainer", "seed", "experiment")  # by the training
 
 

@@ -115,3 +115,11 @@ def test_queries_that_were_trained_on_are_no_test() -> None:
     unseen(query_hashes(np.array(["what"], dtype=object)), asked)
     with pytest.raises(UserError, match="1 of the 2 test queries were trained on"):
         unseen(query_hashes(np.array(["where is it", "what"], dtype=object)), asked)
+
+
+def test_a_trained_model_may_be_asked_in_another_way(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "demo-vip5-0", 0, "reranker=vip5", "reranker.scorer=beam", "reranker.beams=10")
+    new = ["reranker.scorer=yes_no", "reranker.template=A-8"]
+    words = with_overrides_of_the_run([f"paths.root={tmp_path}", "run=latest", *new])
+    assert words[1:3] == ["reranker=vip5", "reranker.beams=10"] and set(new) < set(words)
+    assert words[-1] == f"run={folder}"
