@@ -17,9 +17,9 @@ from data.splits import LeaveOneOut, Split, Temporal
 from rerankers.training import training_arguments
 from rerankers.vip5.prompts import Prompts
 from rerankers.vip5.rows import NAMES, ByLength, Vip5Rows
+from rerankers.vip5.settings import LossWeights, Tasks
 from rerankers.vip5.templates import Template
 from rerankers.vip5.trainer import Vip5Trainer
-from rerankers.vip5.vip5 import LossWeights, Tasks
 
 EVERY = Tasks(sequential=3, direct=3, explanation=2, rerank=2)
 WRITTEN = ["A-1", "C-1", "C-7"]

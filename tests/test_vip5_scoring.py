@@ -17,7 +17,8 @@ from data.splits import Split
 from rerankers.vip5.id_trie import IdTrie
 from rerankers.vip5.prompts import to_batch
 from rerankers.vip5.scoring import TEMPLATE_OF
-from rerankers.vip5.vip5 import WORST, Tasks, Vip5
+from rerankers.vip5.settings import Tasks
+from rerankers.vip5.vip5 import WORST, Vip5
 
 RERANK = Tasks(rerank=1)
 Build = Callable[..., Vip5]

@@ -11,10 +11,10 @@ from rerankers.vip5.scoring import TEMPLATE_OF, fits
 from rerankers.vip5.templates import FAMILIES, TEMPLATES
 
 if TYPE_CHECKING:
-    from rerankers.vip5.vip5 import Vip5
+    from rerankers.vip5.settings import Vip5Settings
 
 
-def check_settings(vip5: Vip5) -> None:
+def check_settings(vip5: Vip5Settings) -> None:
     for name, allowed in (
         ("init", ("pretrained", "scratch")),
         ("tuning", ("adapters", "full")),
@@ -62,7 +62,7 @@ def check_settings(vip5: Vip5) -> None:
     _check_training(vip5)
 
 
-def _check_training(vip5: Vip5) -> None:
+def _check_training(vip5: Vip5Settings) -> None:
     """What is asked when scoring must have been trained."""
     if vip5.untrained:
         return
