@@ -165,7 +165,7 @@ def test_explanations_are_of_training_reviews(build: Build, monkeypatch: Any) ->
             assert 1 <= float(decode(row.answer).split(",")[0].replace(" ", "")) <= 5
 
 
-def test_rows_are_drawn_by_seed_and_epoch(build: Build) -> None:
+def test_rows_are_drawn_by_seed_and_epoch(build: Build, monkeypatch: Any) -> None:
     everything = list(range(600))
     rows, again, other = build(), build(), build(seed=1)
     first = rows.collate(everything)
@@ -179,6 +179,9 @@ def test_rows_are_drawn_by_seed_and_epoch(build: Build) -> None:
         (first["input_ids"] != second["input_ids"]).any(dim=1).float().mean() > 0.9
     )
     rows.epoch = 0
+    alike = build(scorer="list", templates=["D-1"], tasks=Tasks(0, 0, 0, 2))
+    listed = [[set(row.items["candidates"].tolist()) for row in drawn(alike, monkeypatch)] for alike.epoch in (0, 1)]
+    assert np.mean([len(a & b) for a, b in zip(*listed, strict=True)]) < 4, "negatives are drawn anew as well"
     assert all(torch.equal(value, first[name]) for name, value in rows.collate(everything).items())
 
 
