@@ -30,8 +30,9 @@ TINY["viranker"] += ["trainer.per_device_train_batch_size=64", "trainer.gradient
 TINY["vip5"] = ["reranker.init=scratch", "reranker.scratch.d_model=16", "reranker.scratch.d_ff=32"]
 TINY["vip5"] += ["reranker.tasks={sequential: 2, direct: 1, explanation: 1}", "reranker.explanations=4"]
 TINY["vip5"] += ["reranker.visual_tokens=1", "reranker.validation_start_epoch=0"]
-SCORERS = {"vip5 yes_no": [], "vip5 beam": ["reranker.beams=60"]}  # fewer do not agree with the whole catalogue
-SCORERS["vip5 list"] = ["reranker.permutations=2", "reranker.tasks.rerank=1"]
+NEXT = "reranker.tasks={sequential: 1, direct: 0, explanation: 0}"
+SCORERS = {"vip5 yes_no": [NEXT], "vip5 beam": [NEXT, "reranker.beams=60"]}  # with fewer the catalogue's differ
+SCORERS["vip5 list"] = [NEXT, "reranker.permutations=2", "reranker.tasks.rerank=1"]
 
 
 def write_scores(requests: Requests, path: Path) -> None:
@@ -67,7 +68,7 @@ def fitted(
     logged: list[int] = []
 
     def validate(score: Callable[[Requests], np.ndarray]) -> dict[str, float]:
-        return {experiment.protocol.primary: float(score(candidates.validation).mean())}
+        return {experiment.protocol.primary: float(score(candidates.validation.take(slice(0, 20))).mean())}
 
     reranker.fit(demo, split, validate, lambda values, step: logged.append(step))
     assert bool(logged) == reranker.trains
@@ -111,7 +112,7 @@ def test_contract(fitted: Experiment, candidates: Prepared, demo: Dataset, tmp_p
 
 def test_whole_catalogue_agrees_with_candidates(fitted: Experiment, candidates: Prepared, demo: Dataset) -> None:
     reranker: Reranker = fitted.reranker
-    requests = candidates.test
+    requests = candidates.test.take(slice(0, 40))
     if reranker.order_sensitive:  # a candidate's score depends on the others; letters end at 52
         with pytest.raises(UserError, match=r"letters|names the candidates"):
             reranker.score(replace(requests, candidates=None))

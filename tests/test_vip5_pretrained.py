@@ -26,7 +26,7 @@ from rerankers.vip5.vip5 import Vip5
 from train import train
 
 Config = Callable[..., Any]
-STEPS = ["trainer.max_steps=8", "reranker.explanations=0", "reranker.reduction_factor=4", "reranker.visual_tokens=2"]
+STEPS = ["trainer.max_steps=3", "reranker.explanations=0", "reranker.reduction_factor=4", "reranker.visual_tokens=2"]
 
 
 @pytest.fixture(scope="module")
