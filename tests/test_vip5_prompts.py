@@ -163,3 +163,10 @@ def test_slots_are_those_of_the_papers_prompts() -> None:
         assert ("history" in slots) == (template.name[0] in "AD"), template.name
         assert ("candidates" in slots) == (template.name in ("B-5", "B-6", "B-7", "B-8", "D-1", "D-2")), template.name
         assert slots <= {*MENTIONS, *WORDS}, template.name
+
+
+def test_a_placeholder_in_a_title_stands_for_no_picture(tokenizer: Any) -> None:
+    prompts = Prompts(tokenizer, np.array([1, 12]), ["Hat <extra_id_0> blue", "Blue hat"], 2, 512)
+    for item in (0, 1):
+        made = prompts.render(TEMPLATES["B-3"], {"title": np.array([item])}, {"name": "shopper_1"})
+        assert (made.ids == prompts.placeholder).sum() == 2 * len(made.pictures) == 2

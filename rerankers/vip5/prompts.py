@@ -57,7 +57,9 @@ class Prompts:
         self._known: dict[str, np.ndarray] = {}
 
     def tokens(self, texts: Sequence[str]) -> Ragged:
-        return Ragged.from_rows(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else [])
+        """Of text alone: a placeholder that someone wrote stands for no picture."""
+        plain = {"add_special_tokens": False, "split_special_tokens": True}
+        return Ragged.from_rows(self.tokenizer(list(texts), **plain)["input_ids"] if texts else [])
 
     def words(self, text: str) -> np.ndarray:
         """Tokens of a short text that comes again and again."""
