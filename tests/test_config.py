@@ -17,7 +17,7 @@ from experiments.config import configure
 from experiments.launch import ROOT, sentence
 from rerankers.base import OPTIMIZERS, SCHEDULERS, TrainerConfig
 
-GIVEN = ("seed", "trainer", "checkpoints")  # set by train.py, not by the reranker's YAML
+GIVEN = ("seed", "trainer", "checkpoints", "cache")  # set by train.py, not by the reranker's YAML
 GROUPS = ("dataset", "protocol", "reranker", "trainer", "tracking", "candidates/retriever", "experiment")
 CHOICES = [(g, p.stem) for g in GROUPS for p in sorted((ROOT / "conf" / g).glob("*.yaml"))]
 OPTIONS = [f"{g}={name}" + " reranker.path=x.trec" * (name == "file") for g, name in CHOICES]

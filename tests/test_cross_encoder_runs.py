@@ -47,7 +47,7 @@ def test_a_run_of_passages(passages: Callable[..., Any], tmp_path: Path, capsys:
     info = json.loads((folder / "training_info.json").read_text())
     assert set(info["trainer"]) == {field.name for field in fields(TrainerConfig)}
     own = {field.name for field in fields(CrossEncoderReranker)}
-    assert set(info["reranker"]) == own - {"trainer", "checkpoints"}
+    assert set(info["reranker"]) == own - {"trainer", "checkpoints", "cache"}
     assert info["reranker"]["augment"]["snippets"] == 1 and info["reranker"]["model"] == str(given)
     dev = json.loads((folder / "dev_metrics.json").read_text())
     assert list(dev) == ["accuracy", "avg_pos_score", "avg_neg_score", "margin"]

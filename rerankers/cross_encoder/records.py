@@ -65,7 +65,7 @@ def reports(reranker: CrossEncoderReranker) -> dict[str, dict[str, Any]]:
 
 def training_info(reranker: CrossEncoderReranker) -> dict[str, Any]:
     """Of a trained one; where the batch did not fit, the one that did stands beside it."""
-    settings = {k: v for k, v in asdict(reranker).items() if k not in ("trainer", "checkpoints")}
+    settings = {k: v for k, v in asdict(reranker).items() if k not in ("trainer", "checkpoints", "cache")}
     used, rows = reranker.used, reranker.rows
     batch, steps = used.per_device_train_batch_size, used.gradient_accumulation_steps
     return {
