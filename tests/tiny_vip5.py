@@ -16,7 +16,7 @@ from rerankers.vip5.prompts import Prompt, Prompts, begins_word
 from rerankers.vip5.templates import TEMPLATES
 from rerankers.vip5.vip5 import Vip5
 
-SMALL = Scratch(d_model=16, d_kv=8, d_ff=32, num_heads=2, dropout_rate=0.0)
+SMALL = Scratch(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=2)
 WORDS = ["user_ item_ yes no , -> . 1 2 3 4 5 6 7 8 9 0 12"]  # 12 is one piece, 123 two, 34 two and 345 three
 TEXTS = [template.text for template in TEMPLATES.values()]
 TOKENIZER = SMALL.tokenizer(WORDS, TEXTS)
