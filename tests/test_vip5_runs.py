@@ -159,6 +159,7 @@ def test_the_preflight(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("experiments.preflight.SECONDS", 0.1)
+    monkeypatch.setattr("rerankers.vip5.vip5.explained", lambda *a, **k: pytest.fail("nobody reads explanations here"))
     assert train(config(*VIP5, "check=true")) == {}
     shown = capsys.readouterr().out
     assert "What vip5 reads of the first validation request" in shown and "Time:" in shown

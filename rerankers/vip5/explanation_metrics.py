@@ -9,12 +9,15 @@ paper's own were counted is not known; compare BLEU only between runs of this fu
 
 from __future__ import annotations
 
+import logging
+
 
 def explanation_metrics(written: list[str], references: list[str]) -> dict[str, float]:
     """bleu_4, rouge_1, rouge_2 and rouge_l of one text and one reference a row; at least one row."""
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu import corpus_bleu
 
+    logging.getLogger("absl").setLevel(logging.WARNING)  # rouge-score tells at each use which tokenizer it takes
     kinds = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
     scorer = RougeScorer(list(kinds.values()))
     rows = [scorer.score(reference, text) for reference, text in zip(references, written, strict=True)]

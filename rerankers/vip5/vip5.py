@@ -128,7 +128,7 @@ class Vip5(Vip5Settings):
             validate = self._validation_loss(dataset, split)
         self.weight_change = train_vip5(self, validate, log)
         self.network.eval()
-        if self.explanations and len(self.reviews) and self.tasks.explanation:
+        if self.explanations and len(self.reviews) and self.tasks.explanation and self.redraws:
             held_out = held_out_reviews(dataset, split.train, self.reviews)
             self.explained = explained(
                 self.network,
