@@ -157,11 +157,12 @@ def loss_curve(curve: Curve, chance: float | None, rate: Rate) -> Finding:
     (first, last, error), swing = curve.ends, curve.swing
     said = f"{first:.2f} in the first tenth, {last:.2f} in the last (standard error {error:.2g})"
     known = f"; {ln(chance)} is chance" if chance is not None else ""
-    if last > first + max(3 * error, 0.1 * abs(first)) or (chance is not None and last > 1.5 * chance):
+    falls = first - last > max(3 * error, 0.01 * abs(first))  # maybe from far above chance, as over a vocabulary
+    if last > first + max(3 * error, 0.1 * abs(first)) or (chance is not None and last > 1.5 * chance and not falls):
         return finding(FAIL, f"diverges: {said}{known}", rate.advice(faster=False))
     if swing > max(0.3 * (first - last), 0.1 * abs(last)):
         return finding(WARN, f"oscillates: {said}, swings of {swing:.2f} at the end", rate.advice(faster=False))
-    if first - last < max(3 * error, 0.01 * abs(first)):
+    if not falls:
         flat = f"is flat at {last:.2f}: {said}{known}"
         if chance is not None and not at_chance(last, chance, error):
             return finding(WARN, flat, f"{rate.advice(faster=True)}, or trained enough already")
