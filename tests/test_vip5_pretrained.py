@@ -22,6 +22,7 @@ from data.errors import UserError
 from data.splits import Split
 from evaluate import evaluate
 from experiments.config import configure
+from rerankers.vip5.settings import OTHER_NUMBERS
 from rerankers.vip5.vip5 import Vip5
 from train import train
 
@@ -110,3 +111,29 @@ def test_weights_of_the_reference_are_scored_and_trained_on(
     torch.save(as_the_reference(disturb(theirs, 1)), path)
     with pytest.raises(UserError, match="is not the model"):
         evaluate(config(*words, f"+run={folder}", "force=true"))
+
+
+def test_a_checkpoint_that_lacks_weights_is_labelled(
+    config: Config, folders: list[str], demo: Dataset, split: Split, tmp_path: Path
+) -> None:
+    """P5 has no adapters and no pictures; what matched and what did not stands in a report."""
+    words = [*folders, "trainer.num_train_epochs=0"]
+    reranker: Any = configure(config(*words)).reranker
+    reranker.build(demo, split)
+    whole = as_the_reference(reranker.network)
+    left = {name: w for name, w in whole.items() if not any(part in name for part in ("adapter", "visual"))}
+    torch.save(left | {"encoder.odd.weight": torch.zeros(2)}, path := tmp_path / "p5.pth")
+    words.append(f"reranker.checkpoint={path}")
+    train(config(*words))
+    folder = only_run(tmp_path)
+    report = json.loads((folder / "checkpoint.json").read_text())
+    assert list(report) == ["matched", "missing", "unused", "cut"] and report["unused"] == ["encoder.odd.weight"]
+    assert all("adapter" in name or "projector" in name for name in report["missing"]) and report["matched"]
+    said = f"untrained: {len(report['missing'])} weights that the checkpoint lacks"
+    evaluate(config(*words, f"+run={folder}", "candidates=sampled"))
+    (evaluation,) = (folder / "evaluations").iterdir()
+    for told in (labels(folder), labels(evaluation)):
+        assert any(said in label for label in told) and any(OTHER_NUMBERS in label for label in told)
+    torch.save(whole, path)
+    train(config(*words, f"paths.root={tmp_path / 'whole'}"))
+    assert not [label for label in labels(only_run(tmp_path / "whole")) if "lacks" in label]

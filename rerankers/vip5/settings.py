@@ -11,6 +11,7 @@ from data.errors import UserError
 from data.image_features import find_encoder
 from rerankers.base import Reranker
 from rerankers.vip5.backbone import Scratch
+from rerankers.vip5.checkpoint import Loaded
 from rerankers.vip5.checks import check_settings
 from rerankers.vip5.item_numbers import LEAKS
 from rerankers.vip5.scoring import TEMPLATE_OF
@@ -18,6 +19,7 @@ from rerankers.vip5.templates import TEMPLATES, Template
 
 CLIP = "openai/clip-vit-base-patch32"
 NEGATIVE_LOSS = "negative_loss"
+OTHER_NUMBERS = "item numbers are not those that the checkpoint was trained with"
 
 
 @dataclass
@@ -77,6 +79,7 @@ class Vip5Settings(Reranker):
     requires: ClassVar[tuple[str, ...]] = ("interactions", "images")
     trains: ClassVar[bool] = True
     chance_curve: ClassVar[str] = "train_sequential_loss"
+    loaded: ClassVar[Loaded | None] = None  # what the checkpoint gave
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -120,7 +123,9 @@ class Vip5Settings(Reranker):
     def labels(self, requests: Requests) -> list[str]:
         how = ["model from nothing, all weights trained"] if self.init == "scratch" else []
         if self.untrained:
-            how = ["untrained"] if self.checkpoint is None else ["as loaded, not trained here"]
+            how = ["untrained"] if self.checkpoint is None else ["as loaded, not trained here", OTHER_NUMBERS]
+            if self.loaded and self.loaded.missing:
+                how.append(f"untrained: {len(self.loaded.missing)} weights that the checkpoint lacks")
         if not self.visual_tokens:
             how.append("no pictures")
         elif requests.catalog.image_features is None and self.encoder == "random":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ class Vip5(Vip5Settings):
             t5, placeholder, self.visual_tokens, features, WHOLE_WORDS, self.visual_norm, scale, standardized=new
         )
         if self.checkpoint:
-            log_.info(load_checkpoint(self.network, Path(self.checkpoint)).summary)
+            self.loaded = load_checkpoint(self.network, Path(self.checkpoint))  # type: ignore[misc]
+            log_.info(self.loaded.summary)
         self.base_sha256 = fingerprint(t5)
         if adapted:
             freeze_backbone(self.network, self.train_layer_norms, self.train_whole_words, self.train_categories)
@@ -200,7 +202,8 @@ class Vip5(Vip5Settings):
         self.network.eval()
 
     def reports(self) -> dict[str, dict]:
-        return {"explanations.json": self.explained} if hasattr(self, "explained") else {}
+        explained = {"explanations.json": self.explained} if hasattr(self, "explained") else {}
+        return explained | ({"checkpoint.json": asdict(self.loaded)} if self.loaded else {})
 
     def chance_loss(self, requests: Requests | None) -> float | None:
         """Of the sequential family, nats a token: a number that is any of the items', and yes or no."""
