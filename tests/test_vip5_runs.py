@@ -82,18 +82,26 @@ def test_a_run_and_the_same_interrupted_in_the_middle_of_an_epoch(
     pd.testing.assert_frame_equal(curves[same], pd.DataFrame(read_curves(other))[same])
 
 
-def test_validation_begins_where_it_is_told_to(config: Config, tmp_path: Path) -> None:
+def test_validation_begins_where_it_is_told_to(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     words = [*VIP5, *NEXT, "trainer.num_train_epochs=3"]
     metrics = train(config(*words, "reranker.validation_start_epoch=2"))
     folder = only_run(tmp_path)
     points = curve(folder, "valid_recall_at_10")
     assert [epoch for epoch, _ in points] == [2, 3]
     assert metrics["valid/recall_at_10"] == pytest.approx(max(value for _, value in points))
-    assert not (folder / "explanations.json").exists()
+    assert not (folder / "explanations.json").exists() and "no validation" not in caplog.text
     never = tmp_path / "never"
     words += ["reranker.validation_start_epoch=4", "trainer.num_train_epochs=1"]
     metrics = train(config(*words, f"paths.root={never}"))
     assert not curve(only_run(never), "valid_recall_at_10") and "valid/recall_at_10" in metrics
+    told = caplog.text.split("no validation, so the last model stays: ")[1:]
+    assert len(told) == 1 and "num_train_epochs" in told[0] and "reranker.validation_start_epoch=4" in told[0]
+    caplog.clear()
+    few = [*words[:-2], "trainer.max_steps=3", "reranker.validation_start_epoch=1"]
+    train(config(*few, f"paths.root={tmp_path / 'few'}"))
+    assert "ends after 0.75 epochs" in caplog.text
 
 
 def test_the_best_model_by_validation_loss(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +223,10 @@ def test_other_protocols(config: Config, tmp_path: Path) -> None:
         (["reranker.init=scratch", "reranker.scorer=list", "candidates=full"], "reranker.scorer=list"),
         (["reranker.init=scratch", "reranker.training_candidates=60"], "reranker.training_candidates"),
         (["reranker.init=scratch", "+reranker.tasks.explain=3"], "unknown key reranker.tasks.explain"),
+        (
+            ["reranker.init=scratch", "trainer.num_train_epochs=3", "trainer.early_stopping_patience=2"],
+            "trainer.early_stopping_patience=2 needs validation, which never comes: trainer.num_train_epochs",
+        ),
         (["reranker.init=scratch", "reranker.scratch.d_model=0"], "reranker.scratch.d_model=0 is out of range"),
     ],
 )

@@ -76,3 +76,17 @@ def _check_training(vip5: Vip5Settings) -> None:
             f"reranker.scorer={vip5.scorer} asks the prompt {vip5.scored_by.name}, and nothing like it is trained; "
             f"give reranker.tasks.{vip5.scored_by.family} some rows, and reranker.templates one of that kind"
         )
+    t = vip5.trainer
+    never = t.eval_strategy == "epoch" and t.max_steps == -1 and t.num_train_epochs < t.eval_delay
+    if never and t.early_stopping_patience:
+        raise UserError(
+            f"trainer.early_stopping_patience={t.early_stopping_patience} needs validation, which never comes: "
+            f"{never_validated(t.num_train_epochs, t.eval_delay)}"
+        )
+
+
+def never_validated(epochs: float, start: float) -> str:
+    return (
+        f"trainer.num_train_epochs (or max_steps) ends after {epochs:g} epochs, before "
+        f"reranker.validation_start_epoch={start:g}; give more epochs or an earlier start"
+    )

@@ -6,6 +6,8 @@ vip5_double  that divided by the number of tokens once more, as the reference do
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +15,13 @@ from transformers import Trainer
 
 from rerankers.base import Log, Validate
 from rerankers.training import RankingEvaluation, SetEpoch, train, training_arguments
+from rerankers.vip5.checks import never_validated
 from rerankers.vip5.rows import NAMES, ByLength
 
 if TYPE_CHECKING:
     from rerankers.vip5.vip5 import Vip5
+
+log_ = logging.getLogger(__name__)
 
 
 class Vip5Trainer(RankingEvaluation, Trainer):  # type: ignore[misc]
@@ -66,4 +71,10 @@ def train_vip5(reranker: Vip5, validate: Validate | None, log: Log) -> float:
         callbacks=[SetEpoch(reranker.rows)] if reranker.redraws else [],
         reranker=reranker,
     )
+    told = reranker.trainer
+    batches = math.ceil(len(reranker.rows) / trainer.args.train_batch_size / trainer.args.world_size)
+    steps = batches / told.gradient_accumulation_steps
+    epochs = told.max_steps / steps if told.max_steps > 0 else told.num_train_epochs
+    if trainer.args.eval_strategy == "epoch" and epochs < told.eval_delay:
+        log_.warning("no validation, so the last model stays: %s", never_validated(epochs, told.eval_delay))
     return train(trainer, reranker, log, reranker.chance_loss(None))
