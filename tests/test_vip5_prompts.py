@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_vip5 import prompts_of, tokenizer_of
 
+from data.errors import UserError
 from rerankers.vip5.prompts import PLACEHOLDER, SEPARATORS, Prompt, Prompts, begins_word, to_batch
 from rerankers.vip5.templates import MENTIONS, TEMPLATES, Template
 
@@ -99,7 +100,8 @@ def test_a_long_history_loses_its_oldest_items_and_no_more(tokenizer: Any, name:
     without = prompts_of(tokenizer).render(template, ITEMS | {"history": np.zeros(0, dtype=np.int64)}, WORDS)
     tail = whole.ids[np.flatnonzero(whole.ids == prompts_of(tokenizer).placeholder)[7] + 1 :].tolist()
     seen = set()
-    for length in range(len(without.ids), len(whole.ids) + 1):
+    newest = prompts_of(tokenizer).render(template, ITEMS | {"history": np.array([1])}, WORDS)
+    for length in range(len(newest.ids), len(whole.ids) + 1):
         prompts = prompts_of(tokenizer, max_length=length)
         prompt = prompts.render(template, ITEMS, WORDS)
         n_kept = len(prompt.pictures) - len(without.pictures)
@@ -113,7 +115,21 @@ def test_a_long_history_loses_its_oldest_items_and_no_more(tokenizer: Any, name:
         if n_kept < 4:
             more = ITEMS | {"history": np.array(NEEDED["history"][3 - n_kept :])}
             assert len(prompts_of(tokenizer).render(template, more, WORDS).ids) > length, "one more would fit"
-    assert seen == {0, 1, 2, 3, 4}
+    assert seen == {1, 2, 3, 4}
+    with pytest.raises(
+        UserError, match=f"needs {len(newest.ids)} tokens with .* give reranker.max_length={len(newest.ids)},"
+    ):
+        prompts_of(tokenizer, max_length=len(newest.ids) - 1).render(template, ITEMS, WORDS)
+    nothing = ITEMS | {"history": np.zeros(0, dtype=np.int64)}
+    assert not prompts_of(tokenizer, max_length=len(without.ids)).render(template, nothing, WORDS).shortened
+
+
+@pytest.mark.parametrize("name", ["A-3", "B-5", "C-2", "D-1"])
+def test_what_cannot_be_shortened_says_how_long_it_is(tokenizer: Any, name: str) -> None:
+    items = ITEMS | {"history": np.zeros(0, dtype=np.int64)}
+    length = len(prompts_of(tokenizer).render(TEMPLATES[name], items, WORDS).ids)
+    with pytest.raises(UserError, match=f"prompt {name} needs {length} tokens.* reranker.max_length={length - 1} "):
+        prompts_of(tokenizer, max_length=length - 1).render(TEMPLATES[name], items, WORDS)
 
 
 def test_a_long_title_is_cut_before_its_pictures(tokenizer: Any) -> None:

@@ -243,9 +243,8 @@ def test_prompts_that_are_too_long(build: Build, demo: Dataset, monkeypatch: Any
     seen = drawn(rows, monkeypatch)
     assert max(row.length for row in seen) <= 60 and min(len(row.items["history"]) for row in seen) >= 1
     assert {len(row.pictures) for row in seen if "candidates" in row.items} <= set(range(10, 20))
-    monkeypatch.setattr("rerankers.vip5.prompts.WHOLE_WORDS", 100)
-    crowded = build(tasks=Tasks(1, 2, 0, 0), visual_tokens=5, training_candidates=20)
-    with pytest.raises(UserError, match=r"more than the 100 .* reranker\.visual_tokens"):
+    crowded = build(tasks=Tasks(1, 2, 0, 0), visual_tokens=5, training_candidates=20, max_length=100)
+    with pytest.raises(UserError, match=r"more than reranker\.max_length=100 .* reranker\.visual_tokens"):
         drawn(crowded, monkeypatch)
     long = np.full(len(demo.interactions), "so nice a " + 70 * "hat ", dtype=object)
     told = replace(demo, interactions=replace(demo.interactions, headline=long))

@@ -100,7 +100,8 @@ class Prompts:
     def render(
         self, template: Template, items: Mapping[str, np.ndarray], words: Mapping[str, str], separator: int = 0
     ) -> Prompt:
-        """`items`: slot -> catalogue rows; `words`: slot -> text. A history loses its oldest items until all fits."""
+        """`items`: slot -> catalogue rows; `words`: slot -> text. A history loses its oldest items until all fits;
+        a UserError where not even the newest does."""
         parts: list[np.ndarray] = []
         pictures: list[np.ndarray] = []
         place = None
@@ -124,22 +125,30 @@ class Prompts:
                 )
         length = sum(map(len, parts)) + 1
         shortened = length > self.max_length
-        if shortened and place is not None:
-            rows = items["history"]
-            sizes = self.mentions[f"list{separator}"].lengths[rows]
-            room = self.max_length - (length - len(parts[place[0]])) + len(self.separators[separator])
-            fits = np.cumsum(sizes[::-1]) <= room  # the last item has no separator
-            kept = rows[len(rows) - int(fits.sum()) :]
-            parts[place[0]], pictures[place[1]] = self.items(kept, separator), kept
+        if shortened:
+            needed = length
+            if place is not None and len(rows := items["history"]):
+                sizes = self.mentions[f"list{separator}"].lengths[rows][::-1].cumsum()
+                sizes -= len(self.separators[separator])  # the last item has none
+                without = length - len(parts[place[0]])
+                needed = without + int(sizes[0])
+                kept = rows[len(rows) - int((without + sizes <= self.max_length).sum()) :]
+                parts[place[0]], pictures[place[1]] = self.items(kept, separator), kept
+            if needed > self.max_length:
+                raise UserError(self._too_long(template, needed, needed < length))
         ids = np.append(np.concatenate(parts), np.int32(self.end))
-        if len(ids) > WHOLE_WORDS:
-            raise UserError(
-                f"a prompt {template.name} has {len(ids):,} tokens, more than the {WHOLE_WORDS:,} that VIP5 reads; "
-                "choose a smaller reranker.training_candidates, candidates.size or reranker.visual_tokens"
-            )
         whole_words = np.append(np.cumsum(self.begins_word[ids[:-1]]), 0)
         shown = np.concatenate(pictures) if pictures and self.visual_tokens else np.zeros(0, dtype=np.int32)
         return Prompt(ids, whole_words, shown, shortened)
+
+    def _too_long(self, template: Template, needed: int, cut: bool) -> str:
+        longer = f"give reranker.max_length={needed}, or" if needed <= WHOLE_WORDS else "choose"
+        newest = " with the newest item alone of its history" * cut
+        return (
+            f"a prompt {template.name} needs {needed:,} tokens{newest}, more than reranker.max_length="
+            f"{self.max_length} (at most {WHOLE_WORDS}); {longer} a smaller reranker.training_candidates, "
+            "candidates.size, reranker.max_title_length or reranker.visual_tokens"
+        )
 
 
 SHORT = ("rating", "feature", "user", "name")  # slots whose texts come again
