@@ -221,6 +221,7 @@ def test_other_protocols(config: Config, tmp_path: Path) -> None:
         (["reranker.init=scratch", "reranker.image_encoder=/nowhere"], "reranker.image_encoder=/nowhere"),
         (["reranker.model=/nowhere"], "reranker.model=/nowhere: there is no such folder"),
         (["reranker.init=scratch", "reranker.scorer=list", "candidates=full"], "reranker.scorer=list"),
+        (["reranker.init=scratch", "reranker.scorer=yes_no", "candidates=full"], "reranker.scorer=yes_no names"),
         (["reranker.init=scratch", "reranker.training_candidates=60"], "reranker.training_candidates"),
         (["reranker.init=scratch", "+reranker.tasks.explain=3"], "unknown key reranker.tasks.explain"),
         (

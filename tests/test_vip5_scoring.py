@@ -16,7 +16,7 @@ from data.errors import UserError
 from data.splits import Split
 from rerankers.vip5.id_trie import IdTrie
 from rerankers.vip5.prompts import to_batch
-from rerankers.vip5.scoring import TEMPLATE_OF
+from rerankers.vip5.scoring import TEMPLATE_OF, by_length
 from rerankers.vip5.settings import Tasks
 from rerankers.vip5.vip5 import WORST, Vip5
 
@@ -140,6 +140,15 @@ def test_yes_no_is_how_much_more_likely_yes_is(template: str, build: Build, aske
         yes, no = (losses(reranker, asked, row, item, word)[0] for word in words)
         assert scores[row, column] == pytest.approx(no - yes, abs=1e-4)
     assert np.ptp(scores[5]) > 1e-3
+
+
+def test_prompts_of_yes_no_are_not_all_held_at_once(build: Build, asked: Requests, monkeypatch: Any) -> None:
+    reranker = build(scorer="yes_no")
+    whole, held = reranker.score(asked), []
+    monkeypatch.setattr("rerankers.vip5.scoring.RENDERED", 7)
+    monkeypatch.setattr("rerankers.vip5.scoring.by_length", lambda n, size: held.append(len(n)) or by_length(n, size))
+    np.testing.assert_allclose(reranker.score(asked), whole, atol=1e-4)
+    assert max(held) == 7 and sum(held) == (asked.candidates >= 0).sum()  # type: ignore[operator]
 
 
 def beams_by_hand(sums: dict[tuple[int, ...], float], end: int, n: int) -> dict[tuple[int, ...], float]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rerankers.vip5.vip5 import Vip5
 
 PACKED = 128  # candidates decoded in one row
+RENDERED = 4096  # prompts of yes_no held at a time
 # what may follow each beginning of a candidate's answer, and the column of each answer
 Tree = tuple[dict[tuple[int, ...], list[int]], dict[tuple[int, ...], int]]
 IDLE = -1e8  # sums of beams that have no candidate left are below: transformers lets them begin at -1e9
@@ -113,15 +114,18 @@ class Scoring:
     def _yes_no(self, out: np.ndarray) -> None:
         network = self.reranker.network
         asked = [(row, column) for row, own in enumerate(self.columns) for column in own]
-        prompts = [self._prompt(row, np.array([column])) for row, column in asked]
         head = network.t5.lm_head.weight[torch.from_numpy(self.reranker.prompts.yes_no()).to(device())]  # [2, d]
         start = network.t5.config.decoder_start_token_id
-        for batch in by_length([len(p.ids) for p in prompts], 4 * self.reranker.trainer.per_device_eval_batch_size):
-            encoded, mask = self._encode([prompts[q] for q in batch])
-            states = network.decode(torch.full((len(batch), 1), start, device=device()), encoded, mask)[:, 0]
-            yes, no = (states.float() @ head.float().T).unbind(dim=1)
-            for q, value in zip(batch, (yes - no).cpu().numpy(), strict=True):
-                out[asked[q]] = value
+        for first in range(0, len(asked), RENDERED):
+            part = asked[first : first + RENDERED]
+            prompts = [self._prompt(row, np.array([column])) for row, column in part]
+            size = 4 * self.reranker.trainer.per_device_eval_batch_size
+            for batch in by_length([len(p.ids) for p in prompts], size):
+                encoded, mask = self._encode([prompts[q] for q in batch])
+                states = network.decode(torch.full((len(batch), 1), start, device=device()), encoded, mask)[:, 0]
+                yes, no = (states.float() @ head.float().T).unbind(dim=1)
+                for q, value in zip(batch, (yes - no).cpu().numpy(), strict=True):
+                    out[part[q]] = value
 
     def _tree(self, row: int) -> Tree:
         return self._tree_of_all if self.requests.candidates is None else self._tree_of(row)

@@ -115,9 +115,9 @@ class Vip5Settings(Reranker):
         return self.trainer.num_train_epochs == 0
 
     def check(self, requests: Requests) -> None:
-        if self.scorer == "list" and requests.candidates is None:
+        if self.scorer in ("list", "yes_no") and requests.candidates is None:
             raise UserError(
-                "reranker.scorer=list names the candidates in its prompt; use another than candidates=full"
+                f"reranker.scorer={self.scorer} names candidates in its prompts; use another than candidates=full"
             )
 
     def labels(self, requests: Requests) -> list[str]:
