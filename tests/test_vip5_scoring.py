@@ -216,7 +216,9 @@ def test_items_without_a_picture_are_scored(build: Build, demo: Dataset, asked: 
         np.testing.assert_array_equal(loaded.score(requests), scores)
 
 
-def test_validation_loss_is_that_of_the_next_items(build: Build, demo: Dataset, split: Split) -> None:
+def test_validation_loss_is_that_of_the_next_items(
+    build: Build, demo: Dataset, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """reranker.validation=loss: larger is better, so it is the mean log-likelihood of validation's targets."""
     reranker = build(validation="loss")
     assert reranker.trainer.metric_for_best_model == "negative_loss"
@@ -225,6 +227,13 @@ def test_validation_loss_is_that_of_the_next_items(build: Build, demo: Dataset, 
     requests = Requests(demo.catalog, phase.ids, phase.histories, names=demo.user_id[phase.ids], candidates=targets)
     value = reranker._validation_loss(demo, split)(reranker.score)["negative_loss"]
     assert value == pytest.approx(naive(reranker, requests).mean(), abs=1e-4) and value < -1
+    monkeypatch.setattr("rerankers.vip5.vip5.VALIDATED", 7)
+    few = [build(validation="loss", seed=seed) for seed in (0, 1)]
+    asked: list[np.ndarray] = []
+    monkeypatch.setattr("rerankers.vip5.vip5.loss", lambda _, some: asked.append(some.ids) or 0.0)
+    for reranker in few:
+        reranker._validation_loss(demo, split)(reranker.score)
+    assert len(asked[0]) == 7 and asked[0].tolist() == asked[1].tolist() != phase.ids[:7].tolist()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from data.candidates import subset
 from data.dataset import Catalog, Dataset, Requests
 from data.errors import UserError
 from data.files import read_json, write_json
@@ -45,6 +46,7 @@ from rerankers.vip5.writing import explained
 log_ = logging.getLogger(__name__)
 REQUESTS = 256  # scored at a time
 PICTURES = 64  # encoded at a time
+VALIDATED = 2000  # requests of validation=loss, at most
 SCRATCH_TABLES = 0.1  # beside embeddings of scale 1
 WORST = float(np.finfo(np.float32).min)  # score of padding
 
@@ -145,8 +147,9 @@ class Vip5(Vip5Settings):
             )
 
     def _validation_loss(self, dataset: Dataset, split: Split) -> Callable[[Any], dict[str, float]]:
-        """In the place of the ranking: teacher-forced likelihood of each validation request's first relevant item."""
-        asked = split.validation
+        """In the place of the ranking: teacher-forced likelihood of the first relevant item of validation requests,
+        the same at most `VALIDATED` of any model."""
+        asked = subset(split.validation, VALIDATED, seed=0)
         targets = asked.relevant.values[asked.relevant.offsets[:-1]][:, None]
         names = dataset.user_id[asked.ids]
         requests = Requests(dataset.catalog, asked.ids, asked.histories, names=names, candidates=targets)
