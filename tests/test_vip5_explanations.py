@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,12 +220,13 @@ def test_a_few_sentences_learnt_by_heart_are_written_back(writer: Written) -> No
 def test_explained(writer: Written) -> None:
     network, prompts, training, held_out = writer
 
-    def run(limit: int = 12, seed: int = 0, reviews: Reviews = held_out) -> dict[str, dict]:
-        settings = {"limit": limit, "seed": seed, "max_new_tokens": 5, "batch_size": 8}
+    def run(limit: int = 12, reviews: Reviews = held_out) -> dict[str, Any]:
+        settings = {"limit": limit, "max_new_tokens": 5, "batch_size": 8}
         return explained(network, prompts, reviews, training, words_of, **settings)
 
     got = run()
-    assert list(got) == [BASELINE, *ASKED] and json.loads(json.dumps(got)) == got == run()
+    assert json.loads(json.dumps(got)) == got == run()
+    assert got.pop("of") == "the interaction after each user's training part" and list(got) == [BASELINE, *ASKED]
     rows = np.random.default_rng(0).permutation(len(held_out))[:12].tolist()
     references = held_out.sentence[rows].tolist()
     counts = Counter(training.sentence.tolist())
@@ -242,6 +244,6 @@ def test_explained(writer: Written) -> None:
     prompt = got["C-3"]["examples"][0]["prompt"]
     assert prompts.titles[item - 1] in prompt and f"user_{held_out.user[rows[0]]} gave" in prompt
     assert f"stars to item_{item} for its {feature} . Explain why:" in got["C-12"]["examples"][0]["prompt"]
-    assert run(seed=1)["C-3"]["examples"] != got["C-3"]["examples"] and run(10**9)["C-3"]["number"] == len(held_out)
+    assert run(10**9)["C-3"]["number"] == len(held_out)
     unrated = replace(held_out, rating=np.full(len(held_out), np.nan, dtype=np.float32))
     assert run(0) == run(reviews=unrated) == {}

@@ -54,7 +54,7 @@ def test_a_run_and_the_same_interrupted_in_the_middle_of_an_epoch(
     assert cost["trainable_parameters"] == cost["total_parameters"] > 10_000
 
     written = json.loads((folder / "explanations.json").read_text())
-    assert list(written) == ["most_frequent", "C-3", "C-12"]
+    assert "training part" in written.pop("of") and list(written) == ["most_frequent", "C-3", "C-12"]
     for name, found in written.items():
         assert found["number"] == 4 and {"bleu_4", "rouge_1", "rouge_2", "rouge_l"} <= set(found), name
     assert len(written["C-3"]["examples"]) == 4 and "stars" in written["C-3"]["examples"][0]["prompt"]

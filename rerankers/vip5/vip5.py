@@ -141,7 +141,6 @@ class Vip5(Vip5Settings):
                 self.reviews,
                 lambda user: self.words_of(dataset.user_id[user]),
                 limit=self.explanations,
-                seed=self.seed,
                 max_new_tokens=self.max_answer_length,
                 batch_size=self.trainer.per_device_eval_batch_size,
             )
