@@ -166,7 +166,7 @@ class Vip5Network(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A module of T5 with an adapter after it. `weight` is asked for by the neighbours."""
+    """A module of T5 with an adapter after it."""
 
     def __init__(self, module: nn.Module, adapter: Adapter) -> None:
         super().__init__()

@@ -24,7 +24,11 @@ OTHER_NUMBERS = "item numbers are not those that the checkpoint was trained with
 
 @dataclass
 class Tasks:
-    """Rows of each user an epoch, as the reference draws them; of explanations, of users who wrote a review."""
+    """Rows of each user an epoch, as many as the reference draws; of explanations, of users who wrote a review.
+
+    Targets are of any place in the sequence, after a random 1 to `max_history` items. (The reference's are among the
+    last three of training, after nearly all that came before.)
+    """
 
     sequential: int = 10
     direct: int = 10

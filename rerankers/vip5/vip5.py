@@ -120,7 +120,7 @@ class Vip5(Vip5Settings):
             log_.warning("%s", LEAKS[self.id_scheme])
 
     def words_of(self, user: Any) -> dict[str, str]:
-        """How prompts call a user, by the source's own id; 0 is one that training did not know."""
+        """How prompts call a user, by the source's own id; 0 is one of another dataset."""
         n = self.user_number.get(user, 0)
         return {"user": f"user_{n}", "name": f"shopper_{n}"}
 
