@@ -207,6 +207,13 @@ def test_batches_are_of_like_length(build: Build) -> None:
     assert abs(np.corrcoef(lengths, np.arange(len(lengths)))[0, 1]) < 0.4, "short and long batches come in turn"
 
 
+def test_lengths_are_known_about_before_prompts_are_put_together(build: Build, monkeypatch: Any) -> None:
+    """Of all families alike: explanations have no list, and yet are as long as a short history."""
+    rows = build(training_candidates=20)
+    told, length = rows.plan(0).length, np.array([row.length for row in drawn(rows, monkeypatch)])
+    assert np.abs(told / length - 1).mean() < 0.1 and np.corrcoef(told, length)[0, 1] > 0.98
+
+
 def test_what_the_dataset_lacks_is_left_out_and_said(build: Build, demo: Dataset, caplog: Any) -> None:
     caplog.set_level("INFO")
     headline = np.full(len(demo.interactions), "Nice", dtype=object)

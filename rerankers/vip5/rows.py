@@ -20,8 +20,8 @@ from data.dataset import Dataset, Ragged
 from data.errors import UserError
 from data.splits import Split
 from rerankers.vip5.explanations import Reviews
-from rerankers.vip5.prompts import Prompt, to_batch
-from rerankers.vip5.templates import FAMILIES, Template
+from rerankers.vip5.prompts import Prompt, pieces, to_batch
+from rerankers.vip5.templates import FAMILIES, MENTIONS, Template
 
 if TYPE_CHECKING:
     from rerankers.vip5.vip5 import Vip5
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 NAMES = list(FAMILIES.values())
 NONE = np.zeros(0, dtype=np.int32)
 POOL = 50  # batches that are sorted by length together
+TEXT = 3  # tokens of a slot that is no item, about
 JITTER = 0.3  # standard deviation of a rating that is to be predicted, as in the papers, so that it is no copy
 
 
@@ -42,7 +43,7 @@ class Plan:
     point: np.ndarray  # [n] place of the target in the user's sequence
     history: np.ndarray  # [n] items of it that are told
     separator: np.ndarray  # [n]
-    length: np.ndarray  # [n] tokens, about
+    length: np.ndarray  # [n] tokens of the prompt, about
 
 
 class Vip5Rows(torch.utils.data.Dataset):
@@ -59,6 +60,10 @@ class Vip5Rows(torch.utils.data.Dataset):
             raise UserError(f"{dataset.name} lacks what the prompts {left_out} ask; choose other reranker.templates")
         if left_out:
             log.info("left out, as %s lacks what they ask for: the prompts %s", dataset.name, left_out)
+        prompts = reranker.prompts
+        one = {slot: table.lengths.mean() for slot, table in [*prompts.mentions.items(), ("title", prompts.title)]}
+        self.mention = one["list0"]  # mean tokens of a listed item
+        self.words = np.array([self._words(t, one) for t in self.templates])  # [T] of all else in the prompt, about
         self.counts: dict[str, int] = {}
         self.asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # family -> its templates, its users or reviews
         for family, rows in vars(reranker.tasks).items():
@@ -75,6 +80,10 @@ class Vip5Rows(torch.utils.data.Dataset):
         if template.family == "explanation" and not self.reviews.allows(template):
             return False
         return "title" not in template.slots or any(self.reranker.prompts.titles)
+
+    def _words(self, template: Template, one: dict[str, float]) -> float:
+        slots = [one.get(slot, 0 if slot in MENTIONS else TEXT) for slot in template.slots]
+        return sum(slots) + sum(len(self.reranker.prompts.words(text)) for text, _ in pieces(template.text) if text)
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -100,7 +109,7 @@ class Vip5Rows(torch.utils.data.Dataset):
         template, user, point, told, separator = (np.concatenate(column) for column in zip(*columns, strict=True))
         listed = told * self._has("history")[template]
         listed = listed + self.reranker.training_candidates * self._has("candidates")[template]
-        return Plan(template, user, point, told, separator, listed)
+        return Plan(template, user, point, told, separator, self.words[template] + self.mention * listed)
 
     def _has(self, slot: str) -> np.ndarray:
         return np.array([slot in t.slots for t in self.templates])
