@@ -60,7 +60,7 @@ class Vip5Rows(torch.utils.data.Dataset):
             raise UserError(f"{dataset.name} lacks what the prompts {left_out} ask; choose other reranker.templates")
         if left_out:
             log.info("left out, as %s lacks what they ask for: the prompts %s", dataset.name, left_out)
-        prompts = reranker.prompts
+        prompts = reranker.prompts  # whose tables are made here, once for all loading workers
         one = {slot: table.lengths.mean() for slot, table in [*prompts.mentions.items(), ("title", prompts.title)]}
         self.mention = one["list0"]  # mean tokens of a listed item
         self.words = np.array([self._words(t, one) for t in self.templates])  # [T] of all else in the prompt, about

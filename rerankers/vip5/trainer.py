@@ -28,8 +28,9 @@ class Vip5Trainer(RankingEvaluation, Trainer):  # type: ignore[misc]
     def __init__(self, *args: Any, reranker: Vip5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.reranker = reranker
-        self.weights = torch.tensor([getattr(reranker.loss_weights, name) for name in NAMES])
-        self.sums = torch.zeros(2, len(NAMES))  # of the losses since the last log, and how many
+        place = self.args.device  # reading a loss at each step would wait for it there
+        self.weights = torch.tensor([getattr(reranker.loss_weights, name) for name in NAMES], device=place)
+        self.sums = torch.zeros(2, len(NAMES), device=place)  # of the losses since the last log, and how many
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return ByLength(self.reranker.rows, self.args.per_device_train_batch_size)
@@ -39,12 +40,11 @@ class Vip5Trainer(RankingEvaluation, Trainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         family = inputs.pop("family")
         losses = row_losses(model(**inputs), inputs["labels"])
-        told = losses.detach().float().cpu()
-        self.sums[0].index_add_(0, family.cpu(), told)
-        self.sums[1].index_add_(0, family.cpu(), torch.ones(len(told)))
+        told = losses.detach().float()
+        self.sums.index_add_(1, family, torch.stack([told, torch.ones_like(told)]))
         if self.reranker.loss_norm == "vip5_double":
             losses = losses / (inputs["labels"] != -100).sum(dim=1)
-        return (losses * self.weights.to(losses.device)[family]).mean()
+        return (losses * self.weights[family]).mean()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
