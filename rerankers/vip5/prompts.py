@@ -57,9 +57,11 @@ class Prompts:
         self._known: dict[str, np.ndarray] = {}
 
     def tokens(self, texts: Sequence[str]) -> Ragged:
-        """Of text alone: a placeholder that someone wrote stands for no picture."""
+        """Of text alone: a placeholder that someone wrote stands for no picture. T5's own is a piece of its vocabulary
+        besides, which `split_special_tokens` does not split."""
+        texts = [text.replace(PLACEHOLDER, " ") for text in texts]
         plain = {"add_special_tokens": False, "split_special_tokens": True}
-        return Ragged.from_rows(self.tokenizer(list(texts), **plain)["input_ids"] if texts else [])
+        return Ragged.from_rows(self.tokenizer(texts, **plain)["input_ids"] if texts else [])
 
     def words(self, text: str) -> np.ndarray:
         """Tokens of a short text that comes again and again."""
