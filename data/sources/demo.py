@@ -45,6 +45,7 @@ class Demo(Source):
     n_items: int = 200
     mean_length: int = 20  # interactions a user, at least 5
     cold_share: float = 0.0  # of the items are new: nobody takes one but last
+    taste: float = 1.0  # how much the three tastes decide, beside popularity and succession
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,13 +53,14 @@ class Demo(Source):
         in_range("dataset.n_items", self.n_items, 60, 5_000)  # the planted transitions are dense
         in_range("dataset.mean_length", self.mean_length, 5, 1_000)
         in_range("dataset.cold_share", self.cold_share, 0, 0.5)
+        in_range("dataset.taste", self.taste, 0, 10)
         if self.cold_share and (self.min_rating is not None or self.k_core > 1):
             raise UserError("dataset.cold_share needs each user's last item; leave out dataset.min_rating and k_core")
 
     def read(self, data_dir: Path) -> Raw:
         rng = np.random.default_rng(self.seed)
         n_new = int(np.ceil(self.cold_share * self.n_items))
-        world = World.draw(rng, self.n_users, self.n_items, n_new)
+        world = World.draw(rng, self.n_users, self.n_items, n_new, self.taste)
         length = np.clip(rng.poisson(self.mean_length, self.n_users), 5, (self.n_items - n_new) // 2)
         taken, step = world.walk(rng, length)  # item of each step [U, T]
         user, position = np.nonzero(np.arange(taken.shape[1]) < length[:, None])
@@ -114,7 +116,7 @@ class World:
     new: np.ndarray  # [I] bool: taken last or never
 
     @staticmethod
-    def draw(rng: np.random.Generator, n_users: int, n_items: int, n_new: int) -> "World":
+    def draw(rng: np.random.Generator, n_users: int, n_items: int, n_new: int, taste_weight: float) -> "World":
         category = np.arange(n_items) % len(NOUNS)
         style, colour = rng.integers(0, len(STYLES), n_items), rng.integers(0, len(COLOURS), n_items)
 
@@ -132,6 +134,7 @@ class World:
         np.put_along_axis(follow, successors, 5.8, axis=1)
         ids = np.array([f"B{n:05d}" for n in rng.permutation(90_000)[:n_items] + 10_000], dtype=object)
         new = np.arange(n_items) >= n_items - n_new  # of every category
+        taste = np.float32(taste_weight) * taste
         return World(ids, category, style, colour, rng.normal(0, 0.6, n_items), taste, follow, new)
 
     def log_weights(self, user: np.ndarray, last: np.ndarray, final: np.ndarray) -> np.ndarray:
