@@ -95,6 +95,7 @@ class Catalog:
     caption: np.ndarray  # [I] str
     semantic_summary: np.ndarray  # [I] str
     image_features: np.ndarray | None = None  # [I, F] float32, a row of NaN of an item that has none
+    image_encoder: str = ""  # that made them, where their file says so
 
     def __len__(self) -> int:
         return len(self.id)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError
-from data.files import existing_file, file_sha256, read_text
+from data.files import existing_file, file_sha256, read_json, read_text
 
 KEY = "dataset.image_features"
 
@@ -40,6 +40,12 @@ def read_features(item_id: np.ndarray, path: Path, notes: list[str]) -> tuple[np
     features[place[known]] = rows[known]
     notes.append(f"{known.sum():,} of {len(item_id):,} items have image features")
     return features, files
+
+
+def encoder_of(path: Path) -> str:
+    """The name that `experiments.enrich` wrote beside the features; "" of a file made elsewhere."""
+    beside = path.with_suffix(".json")
+    return str(read_json(beside).get("name", "")) if path.is_file() and beside.is_file() else ""
 
 
 def _of_file(path: Path) -> tuple[list[str], np.ndarray, dict[str, str]]:

@@ -162,7 +162,7 @@ class Diagnosis(Undiagnosed):
             return
         if not self.trained:
             said = "untrained: the model is as it was made or loaded"
-            self.findings.append(Finding("training", INFO, said, "trainer.num_train_epochs= trains it"))
+            self.findings.append(Finding("training", INFO, said, "trainer.num_train_epochs=3 trains it"))
             return
         rate, found = self.rate(reranker), self.findings
         requests = self.phases["validation"].requests

@@ -132,7 +132,7 @@ def test_another_catalogue_is_read_in_the_place_of_the_last() -> None:
 def test_the_state_is_what_the_backbone_has_not() -> None:
     network = disturb(network_of(reduction_factor=4, missing=(1,)))
     state = network.state_dict()
-    assert set(state) == trained(network) | {"whole_words.weight", "categories.weight"}
+    assert set(state) == trained(network) | {"whole_words.weight", "categories.weight", "mean", "deviation"}
     assert "no_picture" in state
     other = network_of(reduction_factor=4, missing=(1,))
     batch = batch_of(network, [2, 3])
@@ -147,7 +147,8 @@ def test_the_state_of_one_from_nothing_holds_tied_weights_once() -> None:
     state = network.state_dict()
     tied = {"t5.lm_head.weight", "t5.encoder.embed_tokens.weight", "t5.decoder.embed_tokens.weight"}
     assert "t5.shared.weight" in state and not tied & set(state)
-    assert sum(w.numel() for w in state.values()) == sum(p.numel() for p in network.parameters())
+    scaling = 2 * PICTURES  # mean and deviation of the features
+    assert sum(w.numel() for w in state.values()) == sum(p.numel() for p in network.parameters()) + scaling
     other = network_of(seed=1)
     other.read(features_of(12))
     assert not other.load_state_dict(state, strict=False).unexpected_keys

@@ -49,7 +49,7 @@ def test_adapters_alone_are_trained_and_saved(config: Config, folders: list[str]
     assert frozen and all("layer_norm" in name for name in frozen), "those norms are trained"
     assert any(w.any() for name, w in weights.items() if ".adapter.up." in name), "they are not the identity any more"
     cost = json.loads((folder / "cost.json").read_text())
-    tables = {"whole_words.weight", "categories.weight"}
+    tables = {"whole_words.weight", "categories.weight", "mean", "deviation"}
     trained = sum(w.numel() for name, w in weights.items() if name not in tables)
     assert cost["trainable_parameters"] == trained < cost["total_parameters"]
     assert tables <= set(weights), "random ones, which nothing else holds"

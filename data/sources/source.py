@@ -15,7 +15,7 @@ import pandas as pd
 
 from data.dataset import Catalog, Dataset, Interactions, Planted, Provenance
 from data.errors import UserError, check_seed, in_range, one_of
-from data.feature_files import read_features
+from data.feature_files import encoder_of, read_features
 from data.filters import Notes, drop_duplicates, drop_missing_titles, drop_ratings_below, k_core
 from data.item_fields import TEXT_FIELDS, join_images, join_item_fields
 
@@ -105,7 +105,9 @@ class Source:
         catalog = to_catalog(items.reindex(pd.Index(item_id)))
         if self.image_features is not None:
             features, files = read_features(item_id, Path(self.image_features), raw.notes)
-            catalog, raw.files = replace(catalog, image_features=features), raw.files | files
+            made_by = encoder_of(Path(self.image_features))
+            catalog = replace(catalog, image_features=features, image_encoder=made_by)
+            raw.files |= files
         return Dataset(
             name=self.name,
             kind="recommendation",
@@ -125,7 +127,7 @@ class Source:
 
 
 def to_catalog(items: pd.DataFrame) -> Catalog:
-    texts = {name: items[name].fillna("").astype(object).to_numpy() for name in TEXT_FIELDS}
+    texts: dict[str, Any] = {name: items[name].fillna("").astype(object).to_numpy() for name in TEXT_FIELDS}
     empty: list[Any] = [None] * len(items)
     categories, image = np.array(empty, dtype=object), np.array(empty, dtype=object)
     for row, (path, picture) in enumerate(zip(items["categories"], items["image"], strict=True)):

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from data.dataset import Requests
+from data.dataset import Catalog, Requests
 from data.errors import UserError
-from data.image_features import find_encoder
+from data.image_features import RANDOM, find_encoder
 from rerankers.base import Reranker
 from rerankers.vip5.backbone import Scratch
 from rerankers.vip5.checkpoint import Loaded
@@ -109,6 +109,10 @@ class Vip5Settings(Reranker):
     def encoder(self) -> str:
         return self.image_encoder or (CLIP if self.init == "pretrained" else "random")
 
+    def encoder_of(self, catalog: Catalog) -> str:
+        """Of the catalogue's features, whoever made them; "" where that is not known."""
+        return self.encoder if catalog.image_features is None else catalog.image_encoder
+
     @property
     def folders(self) -> list[Path]:
         given = [self.model if self.init == "pretrained" else None, self.checkpoint, self.image_encoder]
@@ -132,8 +136,8 @@ class Vip5Settings(Reranker):
                 how.append(f"untrained: {len(self.loaded.missing)} weights that the checkpoint lacks")
         if not self.visual_tokens:
             how.append("no pictures")
-        elif requests.catalog.image_features is None and self.encoder == "random":
-            how.append(find_encoder(self.encoder).label)
+        elif self.encoder_of(requests.catalog) == RANDOM:
+            how.append(find_encoder(RANDOM).label)
         if self.pictures == "shuffled":
             how.append("ablation: each item has another's picture")
         if self.id_scheme in LEAKS:
