@@ -193,6 +193,10 @@ def test_features_of_a_file_take_the_place_of_an_encoder(
     assert weights["no_picture"].any(), "the vector of items without a picture is trained"
     assert not any("CLIP" in label for label in labels(folder))
 
+    path.with_suffix(".json").write_text('{"name": "random"}')  # as experiments.enrich says who made them
+    train(config(*VIP5, f"dataset.image_features={path}", "trainer.max_steps=12", "force=true"))
+    assert "random-weight CLIP" in labels(folder)
+
 
 def test_neither_pictures_nor_titles_nor_reviews(config: Config, demo: Dataset, tmp_path: Path) -> None:
     ids = demo.catalog.id
