@@ -216,7 +216,7 @@ class Progress(TrainerCallback):
 
     def __init__(self, chance_curve: str, chance_loss: float | None) -> None:
         self.chance_curve, self.chance_loss = chance_curve, chance_loss
-        self.loss, self.metric = math.nan, ""
+        self.loss = self.metric = ""
         self.bar: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
@@ -236,13 +236,13 @@ class Progress(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         logs = kwargs["logs"]
         values = curves(logs)
-        self.loss = values.get(self.chance_curve, values.get("train_loss", self.loss))
+        if name := next((name for name in (self.chance_curve, "train_loss") if name in values), None):
+            self.loss = f", {name.removeprefix('train_').replace('_', ' ')} {values[name]:.3f}"
         best_by = f"eval_{args.metric_for_best_model}"
         if best_by in logs:
             self.metric = f", validation {args.metric_for_best_model} {logs[best_by]:.4f}"
         chance = f" (chance {self.chance_loss:.2f})" if self.chance_loss is not None else ""
-        loss = "" if math.isnan(self.loss) else f", loss {self.loss:.3f}{chance}"
-        text = f"epoch {state.epoch or 0:.1f}{loss}{self.metric}"
+        text = f"epoch {state.epoch or 0:.1f}{self.loss}{chance if self.loss else ''}{self.metric}"
         if self.bar:
             self.bar.update(self.task, description=text)
         elif best_by in logs:

@@ -61,7 +61,7 @@ def test_chance_is_of_the_curve_that_the_reranker_names(
     progress = Progress("train_answer_loss", 3.0)
     for logs in ({"loss": 9.0}, {"loss": 9.0, "answer_loss": 2.0}, {"eval_ndcg_at_10": 0.5}):
         progress.on_log(TrainingArguments(), TrainerState(), None, logs=logs)
-    assert progress.loss == 2.0
+    assert progress.loss == ", answer loss 2.000"
 
 
 @pytest.mark.parametrize(

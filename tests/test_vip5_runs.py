@@ -160,7 +160,7 @@ def test_a_finished_run_is_evaluated_and_inspected(
     assert other.keys() >= {"test/recall_at_10", "test/tie_rate"} and "scorer=beam" in capsys.readouterr().out
     inspect.inspect(config(*words, "reranker.scorer=yes_no", "+n=2", "+user=null"))
     shown = capsys.readouterr().out
-    assert shown.count("What it reads") == 2 and "likely to be bought next?" in shown and "<extra_id_0>" in shown
+    assert shown.count("What it reads") == 2 and "likely to be bought next by" in shown and "<extra_id_0>" in shown
 
 
 def test_the_preflight(

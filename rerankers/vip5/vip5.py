@@ -144,6 +144,9 @@ class Vip5(Vip5Settings):
                 max_new_tokens=self.max_answer_length,
                 batch_size=self.trainer.per_device_eval_batch_size,
             )
+            for name, told in self.explained.items():
+                if "bleu_4" in told:
+                    log_.info("explanations, %s: BLEU-4 %.2f, ROUGE-L %.2f", name, told["bleu_4"], told["rouge_l"])
 
     def _validation_loss(self, dataset: Dataset, split: Split) -> Callable[[Any], dict[str, float]]:
         """In the place of the ranking: teacher-forced likelihood of the first relevant item of validation requests,
