@@ -157,8 +157,9 @@ def loss_curve(curve: Curve, chance: float | None, rate: Rate) -> Finding:
     (first, last, error), swing = curve.ends, curve.swing
     said = f"{first:.2f} in the first tenth, {last:.2f} in the last (standard error {error:.2g})"
     known = f"; {ln(chance)} is chance" if chance is not None else ""
-    falls = first - last > max(3 * error, 0.01 * abs(first))  # maybe from far above chance, as over a vocabulary
-    if last > first + max(3 * error, 0.1 * abs(first)) or (chance is not None and last > 1.5 * chance and not falls):
+    falls = first - last > max(3 * error, 0.01 * abs(first))
+    above = 5 if falls else 1.5  # times chance: over a vocabulary a loss may begin there, and be on its way down
+    if last > first + max(3 * error, 0.1 * abs(first)) or (chance is not None and last > above * chance):
         return finding(FAIL, f"diverges: {said}{known}", rate.advice(faster=False))
     if swing > max(0.3 * (first - last), 0.1 * abs(last)):
         return finding(WARN, f"oscillates: {said}, swings of {swing:.2f} at the end", rate.advice(faster=False))
