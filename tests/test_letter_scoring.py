@@ -13,7 +13,7 @@ from data.candidates import Prepared
 from data.dataset import Dataset
 from data.errors import UserError
 from data.splits import Split
-from rerankers.letter.asking import Asking
+from rerankers.presented import presented
 
 
 def shuffled(requests: Any, seed: int) -> tuple[Any, np.ndarray]:
@@ -84,7 +84,7 @@ def test_permutations_are_the_mean_of_log_probabilities(
         setattr(many, name, getattr(reranker, name))
     expected = np.zeros((20, 20))
     for turn in range(3):
-        columns = np.stack(Asking(many).columns(requests, turn))
+        columns = np.stack(presented(requests, turn, many.seed))
         assert (np.sort(columns, axis=1) == np.arange(20)).all()
         once = reranker.score(replace(requests, candidates=np.take_along_axis(requests.candidates, columns, 1)))
         np.put_along_axis(expected, columns, np.take_along_axis(expected, columns, 1) + log_softmax(once, axis=1), 1)

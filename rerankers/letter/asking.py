@@ -9,11 +9,11 @@ import numpy as np
 from scipy.special import log_softmax
 
 from data.dataset import Requests
-from data.keys import PERMUTATIONS, keys
 from rerankers.letter.labels import LETTERS
 from rerankers.letter.prompt import NOTHING, Prompt
 from rerankers.letter.rows import to_batch
 from rerankers.letter.trainer import candidate_logits
+from rerankers.presented import presented
 from rerankers.training import device
 
 if TYPE_CHECKING:
@@ -32,17 +32,9 @@ class Asking:
 
     def prompts(self, requests: Requests) -> list[Prompt]:
         """One a request, with its candidates as presented."""
-        return [self.prompt(requests, row, order) for row, order in enumerate(self.columns(requests, 0))]
-
-    def columns(self, requests: Requests, turn: int) -> list[np.ndarray]:
-        """The columns of each request's candidates in the order in which they are asked; turn 0 as presented."""
-        if requests.candidates is None:
-            return [np.arange(requests.width)] * len(requests)
-        held = [np.flatnonzero(row >= 0) for row in requests.candidates]
-        if turn == 0:
-            return held
-        key = keys(self.reranker.seed, PERMUTATIONS + turn, requests.ids, requests.candidates)
-        return [columns[np.argsort(key[row, columns])] for row, columns in enumerate(held)]
+        return [
+            self.prompt(requests, row, order) for row, order in enumerate(presented(requests, 0, self.reranker.seed))
+        ]
 
     def prompt(self, requests: Requests, row: int, columns: np.ndarray) -> Prompt:
         history = requests.histories.row(row)[-self.reranker.max_history :]
@@ -55,7 +47,7 @@ class Asking:
         size = BLOCKS if self.reranker.invariant else len(LETTERS)
         questions = [
             (row, order[start : start + size])
-            for row, order in enumerate(self.columns(requests, turn))
+            for row, order in enumerate(presented(requests, turn, self.reranker.seed))
             for start in range(0, len(order), size)
         ]
         prompts = [self.prompt(requests, row, asked) for row, asked in questions]

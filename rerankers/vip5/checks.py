@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import UserError, in_range, one_of
 from rerankers.vip5.item_numbers import SCHEMES
+from rerankers.vip5.prompts import WHOLE_WORDS
 from rerankers.vip5.scoring import TEMPLATE_OF, fits
 from rerankers.vip5.templates import FAMILIES, TEMPLATES
 
@@ -34,7 +35,7 @@ def check_settings(vip5: Vip5Settings) -> None:
         ("beams", 2, 1000),
         ("max_history", 1, 1000),
         ("max_title_length", 1, 1000),
-        ("max_length", 16, 1024),
+        ("max_length", 16, WHOLE_WORDS),
         ("max_answer_length", 2, 1024),
         ("explanations", 0, 1_000_000),
     ):

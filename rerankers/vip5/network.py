@@ -52,7 +52,7 @@ class VisualProjector(nn.Module):
 
 
 class Vip5Network(nn.Module):
-    """`forward` gives decoder states, `encode` those of prompts; `lm_head` is asked only where a token is wanted.
+    """`forward` gives the losses of answers, `encode` the states of prompts, `decode` those of tokens after them.
 
     A batch of prompts: input_ids, whole_words [B, L] int64, attention_mask [B, L], pictures [M] int64, the item of
     each group of k placeholders, row after row.

@@ -36,7 +36,7 @@ class Prompt:
 
 
 class Prompts:
-    """Of one catalogue. `item_numbers` [I] stand for items in prompts and answers, `user_numbers` for users."""
+    """Of one catalogue. `item_numbers` [I] stand for its items in prompts and answers."""
 
     def __init__(
         self,

@@ -31,7 +31,9 @@ NAMES = list(FAMILIES.values())
 NONE = np.zeros(0, dtype=np.int32)
 POOL = 50  # batches that are sorted by length together
 TEXT = 3  # tokens of a slot that is no item, about
-JITTER = 0.3  # standard deviation of a rating that is to be predicted, as in the papers, so that it is no copy
+JITTER = (
+    0.3  # standard deviation of a rating that is to be predicted; the reference jitters too, by how much is not known
+)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from data.dataset import Requests
-from data.keys import PERMUTATIONS, keys
+from rerankers.presented import presented
 from rerankers.training import device
 from rerankers.vip5.prompts import Prompt, to_batch
 from rerankers.vip5.templates import TEMPLATES, Template
@@ -74,14 +74,7 @@ class Scoring:
     @cached_property
     def columns(self) -> list[np.ndarray]:
         """The columns of each request's candidates in the order in which they are listed."""
-        requests = self.requests
-        if requests.candidates is None:
-            return [np.arange(requests.width)] * len(requests)
-        held = [np.flatnonzero(row >= 0) for row in requests.candidates]
-        if self.turn == 0:
-            return held
-        key = keys(self.reranker.seed, PERMUTATIONS + self.turn, requests.ids, requests.candidates)
-        return [columns[np.argsort(key[row, columns])] for row, columns in enumerate(held)]
+        return presented(self.requests, self.turn, self.reranker.seed)
 
     def _items(self, row: int, columns: np.ndarray) -> np.ndarray:
         """Catalogue rows."""

@@ -107,7 +107,7 @@ class Vip5Settings(Reranker):
 
     @property
     def encoder(self) -> str:
-        return self.image_encoder or (CLIP if self.init == "pretrained" else "random")
+        return self.image_encoder or (CLIP if self.init == "pretrained" else RANDOM)
 
     def encoder_of(self, catalog: Catalog) -> str:
         """Of the catalogue's features, whoever made them; "" where that is not known."""
