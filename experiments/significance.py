@@ -14,6 +14,8 @@ from scipy import stats
 RESAMPLES = 2_000
 PERMUTATIONS = 10_000
 CHUNK = 4_000_000  # random numbers held at once
+ROUNDING = 1e-12  # of a sum of float64, relative to the sum of the magnitudes
+TINY = 1e-12  # a mean or a standard deviation below it is 0
 
 
 @dataclass(frozen=True)
@@ -46,34 +48,61 @@ def bootstrap_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tu
 
 
 def permutation_test(differences: np.ndarray, seed: int) -> float:
-    """Two-sided sign-flip p-value of the mean difference being 0, never 0 itself."""
+    """Two-sided sign-flip p-value of the mean of [R] differences being 0, never 0 itself."""
+    return float(permutation_p(differences[:, None], seed)[0])
+
+
+def permutation_p(differences: np.ndarray, seed: int) -> np.ndarray:
+    """The same of each column of [R, C] -> [C]; every column sees the same random signs.
+
+    Sums that differ by less than the rounding of float64 are equal: metrics are fractions of few values and tie often.
+    A request whose differences are all 0 takes no sign, so a column alone has another sample of signs than in a table.
+    """
     rng = np.random.default_rng(seed)
-    moving = differences[differences != 0]  # flipping the sign of 0 changes nothing
+    moving = differences[differences.any(axis=1)].astype(np.float64)  # flipping the sign of 0 changes nothing
     if len(moving) == 0:
-        return 1.0
-    observed = abs(moving.sum()) * (1 - 1e-12)  # sums in another order differ in the last bits
-    chunk, extreme = max(1, CHUNK // len(moving)), 0
+        return np.ones(differences.shape[1])
+    observed = abs(moving.sum(axis=0)) - ROUNDING * abs(moving).sum(axis=0)
+    chunk, extreme = max(1, CHUNK // len(moving)), np.zeros(differences.shape[1], dtype=np.int64)
     for start in range(0, PERMUTATIONS, chunk):
         signs = rng.integers(0, 2, size=(min(chunk, PERMUTATIONS - start), len(moving)), dtype=np.int8)
-        extreme += int((abs((2.0 * signs - 1) @ moving) >= observed).sum())
+        extreme += (abs((2 * signs - 1).astype(np.float64) @ moving) >= observed).sum(axis=0)
     return (extreme + 1) / (PERMUTATIONS + 1)
 
 
 def compare(a: np.ndarray, b: np.ndarray, seed: int) -> Comparison:
     """a and b are one metric of two rerankers over the same requests, [R] each."""
-    d = a - b
-    deviation = float(d.std(ddof=1)) if len(d) > 1 else 0.0
-    low, high = bootstrap_interval(d, seed)
-    constant = deviation < 1e-12
-    return Comparison(
-        difference=float(d.mean()),
-        low=float(low),
-        high=float(high),
-        p_t=float(abs(d.mean()) < 1e-12 or len(d) < 2) if constant else float(stats.ttest_1samp(d, 0.0).pvalue),
-        p_permutation=permutation_test(d, seed),
-        effect_size=0.0 if constant else float(d.mean()) / deviation,
-        smallest_difference=smallest_difference(deviation, len(d)),
-    )
+    return compare_all((a - b)[:, None], seed)[0]
+
+
+def compare_all(differences: np.ndarray, seed: int) -> list[Comparison]:
+    """Of each column of [R, C] differences over the same requests: other metrics, or other pairs of rerankers."""
+    columns = np.ascontiguousarray(differences.T, dtype=np.float64)  # [C, R]: a row is summed as it is alone
+    n = columns.shape[1]
+    mean = columns.mean(axis=1)
+    deviation = columns.std(axis=1, ddof=1) if n > 1 else np.zeros(len(columns))
+    constant = deviation < TINY
+    p_t = np.where((abs(mean) < TINY) | (n < 2), 1.0, 0.0)  # of constant columns
+    if not constant.all():
+        p_t[~constant] = stats.ttest_1samp(columns[~constant], 0.0, axis=1).pvalue
+    low, high = bootstrap_interval(differences, seed)
+    p_permutation = permutation_p(differences, seed)
+    effect_size = np.where(constant, 0.0, mean / np.where(constant, 1.0, deviation))
+    smallest = [smallest_difference(one, n) for one in deviation]
+    found = zip(mean, low, high, p_t, p_permutation, effect_size, smallest, strict=True)
+    return [Comparison(*map(float, one)) for one in found]
+
+
+def power(effect: float, deviation: float, n: int, alpha: float = 0.05) -> float:
+    """The probability that a two-sided paired test on n requests finds a true mean difference of `effect`, where
+    differences have this standard deviation (normal theory).
+
+    At the difference that was observed it is another way to write the p-value (Hoenig and Heisey, 2001).
+    """
+    if deviation == 0:
+        return 1.0 if effect else alpha
+    shift, critical = abs(effect) * np.sqrt(n) / deviation, stats.norm.ppf(1 - alpha / 2)
+    return float(stats.norm.cdf(shift - critical) + stats.norm.cdf(-shift - critical))
 
 
 def smallest_difference(deviation: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float:
