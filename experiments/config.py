@@ -18,12 +18,12 @@ from data.files import file_sha256
 from data.sources.source import Source
 from experiments.building import build, checked, unknown_key
 from experiments.clock import Clock
+from experiments.grouping import NO_NUMBER
 from experiments.launch import ROOT
 from experiments.metrics import NAMES, key
 from experiments.tracking import Tracker
 from rerankers.base import Reranker, TrainerConfig
 
-NO_NUMBER = ("logging_steps", "save_total_limit", "dataloader_num_workers")  # trainer keys that change none
 UNUSED = {
     "full": ("size", "presentation", "negatives"),
     "file": ("size", "negatives", "retriever", "path", "validation_path"),

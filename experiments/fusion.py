@@ -9,12 +9,15 @@ Both are z-scores over the candidates of a request, so that their scales do not 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.dataset import Requests
-from experiments.evaluation import Evaluated, Evaluator, ScoreFn
-from rerankers.base import Reranker
+
+if TYPE_CHECKING:  # torch comes with them, and tables need the names alone
+    from experiments.evaluation import Evaluated, Evaluator
+    from rerankers.base import Reranker, ScoreFn
 
 GRID = [step / 10 for step in range(11)]
 LOWEST = np.finfo(np.float32).min  # of an item that the first stage did not link
