@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from data.errors import UserError
@@ -67,6 +68,14 @@ class Finished:
         import pandas as pd
 
         return pd.read_parquet(self.folder / "per_request.parquet")
+
+    def columns(self, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """`request` [R] and some float64 columns [R, M] of the same file, without reading the others."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.folder / "per_request.parquet", columns=["request", *names], use_threads=False)
+        values = [table[name].to_numpy().astype(np.float64) for name in names]
+        return table["request"].to_numpy(), np.stack(values, axis=1)
 
     @cached_property
     def curves(self) -> list[dict[str, Any]]:

@@ -138,6 +138,9 @@ def configure(cfg: DictConfig) -> Experiment:
     """Builds every part of the experiment; the first thing that does not fit is a UserError."""
     resolved = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     resolved.pop("run", None)  # evaluate.py's
+    columns = resolved.pop("table", {}).get("columns", [])  # of a sweep's table
+    if not isinstance(columns, list):
+        raise UserError(f"table.columns={columns} is not a list of config keys; give table.columns=[candidates.mode]")
     parts = ("dataset", "protocol", "candidates", "reranker", "trainer", "tracking", "paths")
     known = [*parts, *(f.name for f in fields(_Top))]
     for name in resolved:

@@ -240,12 +240,13 @@ def averaged(runs: list[Finished], names: list[str], order: np.ndarray) -> np.nd
     """[R, M] mean over the runs; `order` [R] are the requests, by their names in the source."""
     total = np.zeros((len(order), len(names)))
     for run in runs:
-        table = run.per_request
-        if not np.array_equal(table["request"].to_numpy(), order):
-            table = table.set_index("request").reindex(order)
-        total += table[names].to_numpy(dtype=np.float64)
-    if np.isnan(total).any():
-        raise UserError(f"{runs[0].name} and another run of its row have other test requests; choose runs with runs=")
+        requests, values = run.columns(names)
+        if not np.array_equal(requests, order):
+            if len(requests) != len(order) or set(requests) != set(order):
+                raise UserError(f"{run.name} has other test requests than the rest; choose runs with runs=")
+            place = {request: row for row, request in enumerate(requests)}
+            values = values[[place[request] for request in order]]
+        total += values
     return total / len(runs)
 
 
