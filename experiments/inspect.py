@@ -44,7 +44,7 @@ def inspect(cfg: DictConfig) -> None:
     for tried in (4 * cfg.n, TRIED):  # a slow model often has both kinds among the first
         rows = searched(data.test, user, tried, experiment.seed)
         scored = score(reranker, take(data.test, rows), keep=True)
-        n_hits = int((rank_of_truth(scored) <= k).sum())
+        n_hits = int((scored.evaluated.ranks.best <= k).sum())
         if user is not None or cfg.n // 2 <= n_hits <= len(rows) - cfg.n // 2:
             break
     shown = balanced(scored, k, cfg.n)
@@ -74,25 +74,15 @@ def balanced(scored: "Scored", k: int, n: int) -> list[int]:
     """Rows of `scored`: half hits, half misses, as far as there are."""
     import numpy as np
 
-    found = np.flatnonzero(rank_of_truth(scored) <= k).tolist()
+    found = np.flatnonzero(scored.evaluated.ranks.best <= k).tolist()
     missed = [row for row in range(len(scored.requests)) if row not in set(found)]
     n_hits = min(len(found), max((n + 1) // 2, n - len(missed)))
     return found[:n_hits] + missed[: n - n_hits]
 
 
-def rank_of_truth(scored: "Scored") -> "np.ndarray":
-    """[R] of the best relevant item, infinite for a miss."""
-    import numpy as np
-
-    ranks = scored.evaluated.ranks
-    best = np.full(len(ranks), np.inf)
-    np.minimum.at(best, ranks.row, ranks.rank)
-    return best
-
-
 def described(scored: "Scored", row: int, k: int) -> str:
     """Whose request it is, and how it went."""
-    requests, rank = scored.requests, rank_of_truth(scored)[row]
+    requests, rank = scored.requests, scored.evaluated.ranks.best[row]
     kind = "user" if requests.queries is None else "query"
     who = "" if requests.names is None else f"{kind} {requests.names[row]}: "
     if rank == float("inf"):

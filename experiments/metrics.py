@@ -53,6 +53,13 @@ class Ranks:
         """[R] relevant items among the candidates."""
         return np.bincount(self.row[self.present], minlength=len(self))
 
+    @property
+    def best(self) -> np.ndarray:
+        """[R] rank of the best relevant item, infinite for a miss."""
+        best = np.full(len(self), np.inf)
+        np.minimum.at(best, self.row, self.rank)
+        return best
+
     def oracle(self) -> Ranks:
         """The same requests with the relevant items that were found put first."""
         order = np.lexsort((~self.present, self.row))

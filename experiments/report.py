@@ -60,7 +60,7 @@ def report(
         tests = summarize(evaluated, rows, protocol, data.test.seed, width, reranker.name)
         metrics = record["valid"] | tests
     with experiment.clock("write"):
-        write_results(folder, dataset, data.test, evaluated, rows, metrics)
+        write_results(folder, dataset, split, data.test, evaluated, rows, metrics)
     known = record.get("diagnosis", [])
     findings = diagnosis.conclude(known, metrics, list(evaluated.values), data.test.requests)
     diagnosed = diagnosis_labels(findings or [Finding(**f) for f in known])  # the label stays in evaluate.py

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.dataset import Dataset, Requests
+from data.dataset import Dataset, Relevance, Requests
 from data.files import write_json, write_parquet
 from data.splits import Split
 from experiments.chance import chance as chance_of
@@ -96,12 +96,18 @@ def summarize(
 def write_results(
     folder: Path,
     dataset: Dataset,
+    split: Split,
     test: Evaluator,
     evaluated: Evaluated,
     rows: Rows,
     metrics: Metrics,
 ) -> None:
-    """metrics.json, per_request.parquet and predictions.parquet."""
+    """metrics.json, per_request.parquet and predictions.parquet.
+
+    In per_request.parquet, beside the metrics: `rank` of the best relevant item, NaN where none is ranked, and
+    `target_popularity`, training interactions (of passages: training queries it is relevant to) of a relevant item, on
+    average over those of the request.
+    """
     requests = test.requests
     users = dataset.user_id[requests.ids]
     ranks = evaluated.ranks
@@ -112,6 +118,8 @@ def write_results(
         "n_relevant": ranks.n_relevant,
         "found": ranks.found,
         "tied": evaluated.tied,
+        "rank": np.where(np.isfinite(ranks.best), ranks.best, np.nan),
+        "target_popularity": target_popularity(dataset, split, test.relevance),
         **evaluated.values,
     }
     for row, other in rows.items():
@@ -128,6 +136,14 @@ def write_results(
     }
     write_parquet(folder / "predictions.parquet", pd.DataFrame(predictions))
     write_json(folder / "metrics.json", metrics)
+
+
+def target_popularity(dataset: Dataset, split: Split, relevance: Relevance) -> np.ndarray:
+    """[R] float64, NaN of a request without a relevant item."""
+    counts = np.bincount(split.train.histories.values, minlength=len(dataset.catalog))
+    items, n = relevance.items, relevance.items.lengths
+    sums = np.bincount(items.row_of_value, counts[items.values], minlength=len(items))
+    return np.divide(sums, n, out=np.full(len(items), np.nan), where=n > 0)
 
 
 def labels(

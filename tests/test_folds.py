@@ -40,6 +40,7 @@ def test_the_pool_is_the_metrics_of_all_queries(
     pooled = pd.read_parquet(pool / "per_request.parquet")
     assert pooled["fold"].tolist() == np.repeat(range(5), [len(t) for t in tables]).tolist()
     pd.testing.assert_frame_equal(pooled.drop(columns="fold"), table)
+    assert pooled["target_popularity"].notna().all() and ((pooled["rank"] <= 3) == (pooled["hit_at_3"] == 1)).all()
 
     values = np.stack([table[name] for name in NAMES], axis=1)
     low, high = bootstrap_interval(values, 0)

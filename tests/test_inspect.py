@@ -13,7 +13,7 @@ from data.errors import UserError
 from experiments import stages
 from experiments.config import configure
 from experiments.evidence import chosen, score, take
-from experiments.inspect import balanced, described, main, rank_of_truth, searched, show_request
+from experiments.inspect import balanced, described, main, searched, show_request
 
 
 def test_a_run_is_inspected(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_letters_show_the_exact_prompt(config: Callable[..., Any], capsys: pytes
     part = take(data.test, chosen(300, 60, 0))
     scored = score(reranker, part, keep=True)
     shown = balanced(scored, 1, 4)
-    ranks = rank_of_truth(scored)
+    ranks = scored.evaluated.ranks.best
     assert [bool(ranks[row] <= 1) for row in shown] == [True, True, False, False]
     found = shown[0]
     show_request(reranker, scored, found)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import ir_measures
 import numpy as np
@@ -15,6 +16,7 @@ from data.errors import UserError
 from experiments.chance import chance
 from experiments.evaluation import Evaluator
 from experiments.metrics import NAMES, measure, rank
+from experiments.results import target_popularity
 
 KS = [1, 3, 10, 20]
 PROVIDERS = {
@@ -46,6 +48,15 @@ def test_equals_ir_measures(n_relevant: int, inside: bool) -> None:
     for value in ir_measures.iter_calc(list(wanted.values()), qrels, run):
         for key in (name for name, measure_of_it in wanted.items() if measure_of_it == value.measure):
             assert ours[key][int(value.query_id)] == pytest.approx(value.value, abs=1e-9), key
+
+
+def test_target_popularity_is_the_mean_over_the_relevant_items() -> None:
+    dataset, split = (SimpleNamespace() for _ in range(2))
+    dataset.catalog = range(6)
+    split.train = SimpleNamespace(histories=Ragged.from_rows([[0, 1, 2], [1, 2], [2, 3]]))
+    relevance = Relevance(Ragged.from_rows([[2], [1, 2, 5], [5], []]))
+    popularity = target_popularity(dataset, split, relevance)  # type: ignore[arg-type]
+    assert popularity[:3].tolist() == [3, (2 + 3 + 0) / 3, 0] and np.isnan(popularity[3])
 
 
 def brute_force(order: list[int], relevant: set[int], name: str, k: int) -> float:

@@ -157,8 +157,8 @@ def test_holm() -> None:
 
 
 def test_holm_is_the_step_down_procedure() -> None:
-    """Adjusted p <= alpha exactly where Holm's procedure at alpha rejects: p_(1) <= alpha / m, p_(2) <= alpha / (m - 1),
-    and so on until the first that is not."""
+    """Adjusted p <= alpha exactly where Holm's procedure at alpha rejects: p_(1) <= alpha / m, p_(2) <= alpha /
+    (m - 1), and so on until the first that is not."""
     rng = np.random.default_rng(8)
     for _ in range(50):
         p = rng.random(6) ** 3

@@ -1,16 +1,19 @@
 """The commands from end to end: one run, one folder; repeats, kills, sweeps, evaluations, errors."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUICK, SMALL, TINY, command, only_run
 
 from data.errors import UserError
 from evaluate import compare, with_overrides_of_the_run
+from experiments.config import configure
 from experiments.curves import read_curves
 from experiments.metrics import NAMES
 from experiments.significance import holm
@@ -75,6 +78,26 @@ def test_a_run_from_config_to_table(
     cfg.force = True
     assert train(cfg) == metrics
     assert (folder / "metrics.json").stat().st_mtime_ns > stamp
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_each_request_has_its_rank_and_how_popular_its_item_is(
+    refit: bool, config: Callable[..., Any], tmp_path: Path
+) -> None:
+    cfg = config("reranker=popularity", "candidates=retrieved", f"protocol.refit_on_validation={str(refit).lower()}")
+    train(cfg)
+    table = pd.read_parquet(only_run(tmp_path) / "per_request.parquet").set_index("request")
+    experiment = configure(cfg)
+    dataset = experiment.source.load(tmp_path)
+    held_out = 1 if refit else 2
+    sequences = [dataset.sequences.row(user).tolist() for user in range(len(dataset.user_id))]
+    taken = Counter(item for items in sequences for item in items[:-held_out])
+    for user, items in zip(dataset.user_id, sequences, strict=True):
+        assert table.loc[user, "target_popularity"] == taken[items[-1]]
+    assert table["target_popularity"].dtype == table["rank"].dtype == np.float64
+    assert (table["rank"].isna() == (table["found"] == 0)).all() and table["rank"].isna().any()
+    for k in (1, 5, 10, 20):
+        assert ((table["rank"] <= k) == (table[f"hit_at_{k}"] == 1)).all()
 
 
 @pytest.mark.parametrize("overrides", [["trainer=low_memory"], ["trainer=quick"], ["trainer.eval_strategy=no"]])
