@@ -115,7 +115,7 @@ def build(
     blocks = blocks_of(shown, rows, columns)
     primary = blocks[0].first.manifest["primary"]
     names = chosen_metrics(blocks, metrics, primary)
-    costs = list(COSTS) if costs is None else costs
+    costs = [key for key in COSTS if key != "total_parameters"] if costs is None else costs
     if unknown := [key for key in costs if key not in COSTS]:
         raise UserError(f"costs has {unknown[0]}, which is not recorded; choose of {', '.join(COSTS)}")
     grid = [

@@ -10,7 +10,9 @@ Every table is also written to <root>/tables, and beside it <name>.cells.json, w
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +59,7 @@ def selected(cfg: DictConfig) -> Selection:
         tracker = build(plain["tracking"], "tracking")
         if not isinstance(tracker, MLflowTracker):
             raise UserError("source=mlflow needs tracking=mlflow")
-    return select(root_of(cfg), plain["experiment"], plain["runs"], tracker)
+    return select(root_of(cfg), plain["sweep"], plain["runs"], tracker)
 
 
 def root_of(cfg: DictConfig) -> Path:
@@ -76,7 +78,7 @@ def read_settings(cfg: DictConfig) -> dict[str, Any]:
             settings[name] = [settings[name]]
     if not isinstance(settings["untrained"], bool):
         raise UserError(f"untrained={settings['untrained']} has the wrong type; it must be true or false")
-    known = "experiment runs source format out metrics rows columns against costs untrained paths tracking".split()
+    known = "sweep runs source format out metrics rows columns against costs untrained paths tracking".split()
     for name in settings:
         if name not in known:
             raise UserError(unknown_key("", name, known))
@@ -109,5 +111,12 @@ def write(table: Table, root: Path, form: str, out: str | None = None) -> Path:
     return path
 
 
+def command(task: Callable[[DictConfig], Any], config: str) -> None:
+    """Runs a command on finished runs. `experiment=` is a group of conf/, which Hydra would compose: the commands get
+    it as `sweep`."""
+    sys.argv[1:] = [re.sub("^experiment=", "sweep=", word) for word in sys.argv[1:]]
+    launch(hydra.main(version_base="1.3", config_path="../conf", config_name=config)(job(task)))
+
+
 if __name__ == "__main__":
-    launch(hydra.main(version_base="1.3", config_path="../conf", config_name="tables")(job(tables)))
+    command(tables, "tables")
