@@ -28,7 +28,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from experiments import stages
     from experiments.config import configure
     from experiments.diagnostics import Undiagnosed
-    from experiments.report import report
+    from experiments.conclude import conclude
     from experiments.runs import Run
     from experiments.summary import show
 
@@ -47,7 +47,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             reranker.load(run.folder / "model", data.test.requests)
             record |= stages.validated_again(experiment, reranker, data, record)
             with evaluation.start(experiment.resolved, experiment.force, experiment.tracker):
-                report(experiment, evaluation.folder, reranker, data, record, notes, Undiagnosed())
+                conclude(experiment, evaluation.folder, reranker, data, record, notes, Undiagnosed())
     return show(evaluation.folder)
 
 

@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 def run_one(experiment: Experiment, dataset: Dataset) -> Path:
     """One run, unless it is finished; returns its folder."""
     from experiments import stages
-    from experiments.report import report
+    from experiments.conclude import conclude
     from experiments.runs import Run
 
     run = Run(experiment.root / "runs" / experiment.name(dataset))
@@ -60,7 +60,7 @@ def run_one(experiment: Experiment, dataset: Dataset) -> Path:
             diagnosis = stages.diagnosis_of(experiment, data)
             with run.start(experiment.resolved, experiment.force, experiment.tracker):
                 reranker = stages.fit(experiment, run, data, diagnosis)
-                report(experiment, run.folder, reranker, data, run.training, [], diagnosis)
+                conclude(experiment, run.folder, reranker, data, run.training, [], diagnosis)
     return run.folder
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import QUICK, TINY, command, only_run
 
-from experiments import report
+from experiments import conclude
 from experiments.findings import DiagnosisFailed, Finding, names, read_diagnosis
 from rerankers.bert4rec import BERT4Rec
 from rerankers.item_transformer import ItemTransformer
@@ -132,11 +132,11 @@ def test_a_run_that_was_stopped_before_its_results_keeps_what_was_found(
     config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = config(*LEARNS, "trainer.learning_rate=1e-9", "trainer.num_train_epochs=2")
-    written = report.report
-    monkeypatch.setattr(report, "report", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    written = conclude.conclude
+    monkeypatch.setattr(conclude, "conclude", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(cfg)
-    monkeypatch.setattr(report, "report", written)
+    monkeypatch.setattr(conclude, "conclude", written)
     train(cfg)
     found = verdicts(only_run(tmp_path))
     assert {"samples", "loss curve", "weights", "reload", "chance"} <= set(found)

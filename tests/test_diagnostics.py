@@ -16,7 +16,7 @@ from data.dataset import Requests
 from experiments import stages, training_checks
 from experiments.config import configure
 from experiments.findings import DiagnosisFailed, Finding, read_diagnosis, show_diagnosis
-from experiments.report import report
+from experiments.conclude import conclude
 from experiments.runs import Run
 from experiments.training_checks import Curve, Rate, loss_curve, loss_level
 from rerankers.training import Progress
@@ -38,7 +38,7 @@ def diagnosed(config: Callable[..., Any], tmp_path: Path) -> Callable[..., dict[
         diagnosis = stages.diagnosis_of(experiment, data)
         with run.start(experiment.resolved, True, experiment.tracker):
             reranker = stages.fit(experiment, run, data, diagnosis)
-            report(experiment, run.folder, reranker, data, run.training, [], diagnosis)
+            conclude(experiment, run.folder, reranker, data, run.training, [], diagnosis)
         return {finding.check: finding for finding in read_diagnosis(run.folder)}
 
     return run

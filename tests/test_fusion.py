@@ -121,14 +121,14 @@ def test_the_untuned_model_is_scored_once_before_the_training(
 ) -> None:
     from tiny_queries import SharedWords
 
-    from experiments import report
+    from experiments import conclude
 
-    written = report.report
-    monkeypatch.setattr(report, "report", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    written = conclude.conclude
+    monkeypatch.setattr(conclude, "conclude", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(passages(*ONE))
     assert [epochs for epochs, _ in SharedWords.fits] == [0, 2], "before: two models are never in memory at a time"
-    monkeypatch.setattr(report, "report", written)
+    monkeypatch.setattr(conclude, "conclude", written)
     metrics = train(passages(*ONE))
     assert len(SharedWords.fits) == 2, "a resumed run has its values"
     assert metrics["test/untuned/ndcg_at_5"] < metrics["test/ndcg_at_5"]

@@ -52,14 +52,14 @@ def test_two_roots_give_identical_bytes_and_a_killed_run_continues(tmp_path: Pat
 def test_a_kill_between_training_and_results_only_evaluates_again(
     config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments import report
+    from experiments import conclude
 
-    written = report.report
-    monkeypatch.setattr(report, "report", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    written = conclude.conclude
+    monkeypatch.setattr(conclude, "conclude", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(config(*QUICK))
     assert (only_run(tmp_path) / "model").exists()
-    monkeypatch.setattr(report, "report", written)
+    monkeypatch.setattr(conclude, "conclude", written)
     monkeypatch.setattr("rerankers.bert4rec.BERT4Rec.fit", lambda *a: pytest.fail("trained again"))
     resumed = train(config(*QUICK))
     monkeypatch.undo()

@@ -89,9 +89,9 @@ def test_a_run_that_fails_is_marked_and_a_later_try_takes_the_same_mirror(
 ) -> None:
     import mlflow
 
-    from experiments import report
+    from experiments import conclude
 
-    monkeypatch.setattr(report, "report", lambda *a: (_ for _ in ()).throw(RuntimeError("broken")))
+    monkeypatch.setattr(conclude, "conclude", lambda *a: (_ for _ in ()).throw(RuntimeError("broken")))
     with pytest.raises(RuntimeError):
         train(config(*QUICK, "tracking=mlflow"))
     client, tracker = mlflow.MlflowClient(uri), MLflowTracker(uri)

@@ -21,7 +21,7 @@ from experiments.stages import UNTUNED, Data, device_name
 from rerankers.base import Reranker
 
 
-def report(
+def conclude(
     experiment: Experiment,
     folder: Path,
     reranker: Reranker,
