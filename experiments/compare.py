@@ -1,7 +1,12 @@
-"""Two finished runs, request by request: python -m experiments.compare a=<run> b=<run>
+"""Two finished runs, request by request, in the way a reviewer asks for it:
 
-Runs of other candidates are refused: their numbers do not compare. The p-values (paired, sign-flip) of all metrics are
-one Holm family.
+    python -m experiments.compare a=<run> b=<run>                  # table, verdict, five examples of each kind
+    python -m experiments.compare a='[<run>,<run>]' b='[<run>]'    # seeds of one method: the mean of each request
+    python -m experiments.compare a=<run> b=<run> metric=ndcg_at_10 examples=0 out=table.md
+
+A run is a folder, a name in runs/, an MLflow run id, a pool of folds or <run>/evaluations/<hash>. Runs of other data,
+splits or candidates are refused: their numbers do not compare. The p-values (paired, sign-flip) of all metrics are one
+Holm family; a metric that equals another one of all requests is left out of it.
 """
 
 import hydra
@@ -11,49 +16,42 @@ from experiments.launch import job, launch
 
 
 def compare(cfg: DictConfig) -> dict[str, float]:
-    """Primary metric of both runs, their difference and its p-value."""
+    """Difference of the chosen metric and its p-value; nothing where it is equal for every request."""
+    import sys
     from pathlib import Path
 
-    import numpy as np
-    import pandas as pd
     from rich.console import Console
-    from rich.table import Table
 
-    from data.errors import UserError
-    from data.files import read_json
-    from experiments import significance
-    from experiments.find_run import find_run
-    from experiments.metrics import display
+    from data.errors import UserError, in_range
+    from experiments import comparison
+    from experiments.paired_runs import read_sides
 
-    folders = [find_run(Path(cfg.paths.root).expanduser().resolve(), str(name)) for name in (cfg.a, cfg.b)]
-    manifests = [read_json(folder / "manifest.json") for folder in folders]
-    if manifests[0]["candidates_sha256"] != manifests[1]["candidates_sha256"]:
-        raise UserError(
-            f"a={cfg.a} and b={cfg.b} did not rank the same candidates; repeat one with the other's config"
-        )
-    a, b = (pd.read_parquet(folder / "per_request.parquet").set_index("request") for folder in folders)
-    b = b.loc[a.index]
-    metrics = [name for name in manifests[0]["metrics"] if name in b and not np.array_equal(a[name], b[name])]
-    found = [significance.compare(a[name].to_numpy(), b[name].to_numpy(), manifests[0]["seed"]) for name in metrics]
-    p_values = significance.holm([one.p_permutation for one in found])
-    table = Table(title=f"a = {folders[0].name}, b = {folders[1].name}; {len(a):,} requests")
-    for column in ("metric", "a", "b", "a - b", "95 %", "Holm p", "effect size", "a better, equal, b better"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, one, p in zip(metrics, found, p_values, strict=True):
-        wins = [int((a[name] > b[name]).sum()), int((a[name] == b[name]).sum()), int((a[name] < b[name]).sum())]
-        table.add_row(
-            display(name), f"{a[name].mean():.4f}", f"{b[name].mean():.4f}", f"{one.difference:+.4f}",
-            f"[{one.low:+.4f}, {one.high:+.4f}]", "< 0.001" if p < 0.001 else f"{p:.3f}", f"{one.effect_size:+.3f}",
-            " ".join(f"{n:,}" for n in wins),
-        )  # fmt: skip
-    Console(width=140).print(table)
-    for letter, manifest in zip("ab", manifests, strict=True):
-        print(f"{letter}: {'; '.join(manifest['labels']) or 'no labels'}")
-    if (primary := manifests[0]["primary"]) not in metrics:
-        print(f"{display(primary)} is equal for every request.")
+    in_range("examples", cfg.examples, 0)
+    out = None if cfg.out is None else Path(cfg.out).expanduser()
+    if out is not None and out.suffix not in comparison.WRITERS:
+        raise UserError(f"out={cfg.out} is not written; choose a file that ends in {', '.join(comparison.WRITERS)}")
+    root = Path(cfg.paths.root).expanduser().resolve()
+    a, b = read_sides(root, cfg.a, cfg.b)
+    names = [name for name in a.manifests[0]["metrics"] if name in a.tables[0] and name in b.tables[0]]
+    metric = str(cfg.metric or a.manifests[0]["primary"])
+    if metric not in names:
+        raise UserError(f"metric={metric} is not in both runs; choose {', '.join(names)}")
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
+    found = comparison.compared(a, b, names, metric, cfg.seed)
+    console.print(comparison.table(found))
+    for line in comparison.about_the_runs(a, b):
+        console.print(line, soft_wrap=True, style="yellow" if line.startswith("Warning") else None)
+    console.print(found.verdict, soft_wrap=True)
+    if out is not None:
+        comparison.WRITERS[out.suffix](out, found)
+        print(f"Written: {out}")
+    if (row := found.row(metric)) is None:
         return {}
-    at = metrics.index(primary)
-    return {"difference": found[at].difference, "p": p_values[at]}
+    if cfg.examples:
+        from experiments.examples import show_examples
+
+        show_examples(console, a, b, metric, cfg.examples)
+    return {"difference": row["difference"], "p": row["p_holm"]}
 
 
 if __name__ == "__main__":

@@ -10,18 +10,22 @@ from data.errors import UserError
 from data.files import read_json
 
 
-def find_run(root: Path, name: str) -> Path:
-    """A run folder by path, by its name in `<root>/runs` or by MLflow run id. It must have a model."""
+def find_run(root: Path, name: str, key: str = "run", with_model: bool = True) -> Path:
+    """A run folder by path, by its name in `<root>/runs` or by MLflow run id.
+
+    It must have a model, unless `with_model` is off: then a pool of folds and an evaluation of a run are found too.
+    """
     for folder in (Path(name).expanduser(), root / "runs" / name):
         if (folder / "manifest.json").exists():
-            return with_a_model(folder.resolve(), name)
+            return checked(folder.resolve(), name, with_model)
         if (folder / "config.yaml").exists():
-            raise UserError(f"run={name} is not finished; repeat its train.py command to continue it")
-    for folder in finished(root):
+            raise UserError(f"{key}={name} is not finished; repeat its train.py command to continue it")
+    evaluations = [] if with_model else sorted(root.glob("runs/*/evaluations/*"))
+    for folder in (*finished(root), *(path for path in evaluations if (path / "manifest.json").exists())):
         mirror = folder / "mlflow.json"
         if mirror.exists() and read_json(mirror)["run_id"] == name:
-            return with_a_model(folder, name)
-    raise UserError(f"run={name} is no run folder, no name in {root / 'runs'} and no MLflow run id of one")
+            return checked(folder, name, with_model)
+    raise UserError(f"{key}={name} is no run folder, no name in {root / 'runs'} and no MLflow run id of one")
 
 
 def newest(root: Path, reranker: str | None = None, dataset: str | None = None) -> Path:
@@ -66,8 +70,8 @@ def folds_of(folder: Path) -> list[str]:
     return list(read_json(folder / "manifest.json").get("folds", []))
 
 
-def with_a_model(folder: Path, name: str) -> Path:
-    if folds := folds_of(folder):
+def checked(folder: Path, name: str, with_model: bool) -> Path:
+    if with_model and (folds := folds_of(folder)):
         others = " or run=".join(folds)
         raise UserError(f"run={name} pools {len(folds)} folds and has no model of its own; give run={others}")
     return folder

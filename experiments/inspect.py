@@ -16,6 +16,7 @@ from experiments.recompose import with_overrides_of_the_run
 if TYPE_CHECKING:
     import numpy as np
 
+    from data.dataset import Catalog
     from experiments.evaluation import Evaluator
     from experiments.evidence import Scored
     from rerankers.base import Reranker
@@ -105,13 +106,8 @@ def show_request(reranker: "Reranker", scored: "Scored", row: int) -> None:
     texts = reranker.inputs(requests)
     if texts:
         print(f"What it reads, between the lines:\n{'-' * 100}\n{texts[0]}\n{'-' * 100}")
-    elif requests.queries is not None:
-        print(f"Query: {requests.queries[0]}")
     else:
-        history = requests.histories.row(0)
-        print(f"History, the last {min(LAST, len(history))} of {len(history)} items, oldest first:")
-        for item in history[-LAST:]:
-            print(f"  {named(catalog, item)}")
+        show_asked(catalog, requests.histories.row(0), None if requests.queries is None else requests.queries[0])
 
     def place(column: int) -> str:
         return place_name(column, reranker.order_sensitive)
@@ -138,9 +134,18 @@ def show_request(reranker: "Reranker", scored: "Scored", row: int) -> None:
     Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False).print(table)
 
 
-def named(catalog: object, item: int) -> str:
-    title, own = catalog.title[item], catalog.id[item]  # type: ignore[attr-defined]
-    words = " ".join(catalog.description[item].split())  # type: ignore[attr-defined]
+def show_asked(catalog: "Catalog", history: "np.ndarray", query: str | None) -> None:
+    """The words of the query, or the last titles of the history."""
+    if query is not None:
+        return print(f"Query: {query}")
+    print(f"History, the last {min(LAST, len(history))} of {len(history)} items, oldest first:")
+    for item in history[-LAST:]:
+        print(f"  {named(catalog, item)}")
+
+
+def named(catalog: "Catalog", item: int) -> str:
+    title, own = catalog.title[item], catalog.id[item]
+    words = " ".join(catalog.description[item].split())
     title = title or (words if len(words) <= MOST else f"{words[:MOST]}...")
     return f"{title} [{own}]" if title else str(own)
 

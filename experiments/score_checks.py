@@ -7,7 +7,8 @@ import numpy as np
 from experiments.data_checks import LARGE, SURE, against_uniform, place_name
 from experiments.findings import FAIL, INFO, OK, WARN, Finding
 from experiments.metrics import display
-from experiments.summary import ALPHA, distinct, is_chance
+from experiments.significance import ALPHA
+from experiments.summary import distinct, is_chance
 from experiments.training_checks import Rate, ln
 
 ALIKE = 1e-3  # standard deviation of a request's scores below which they are one score

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+ALPHA = 0.05
 RESAMPLES = 2_000
 PERMUTATIONS = 10_000
 CHUNK = 4_000_000  # random numbers held at once
@@ -118,3 +119,12 @@ def holm(p: list[float]) -> list[float]:
         running = max(running, min(1.0, p[index] * (len(p) - step)))
         adjusted[index] = running
     return adjusted.tolist()
+
+
+def in_words(label: str, difference: float, low: float, high: float, p_holm: float) -> str:
+    """ "beats <label> by .." and the like, with the interval; who does stands before it."""
+    p = "< 0.001" if p_holm < 0.001 else f"= {p_holm:.3f}"
+    size = f"{difference:+.4f} [{low:+.4f}, {high:+.4f}], Holm p {p}"
+    if p_holm >= ALPHA:
+        return f"cannot be told from {label} ({size})"
+    return f"{'beats' if difference > 0 else 'is worse than'} {label} by {size}"

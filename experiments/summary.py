@@ -13,8 +13,7 @@ from rich.table import Table
 from data.files import read_json
 from experiments.fusion import name_of
 from experiments.metrics import display
-
-ALPHA = 0.05
+from experiments.significance import in_words
 
 
 def show(folder: Path) -> dict[str, float]:
@@ -142,11 +141,7 @@ def verdict(metrics: dict[str, float], manifest: dict[str, Any], cost: dict[str,
 
 
 def _against(metrics: dict[str, float], which: str, label: str) -> str:
-    difference, low, high, p = (metrics[f"test/{which}/{name}"] for name in ("difference", "low", "high", "p_holm"))
-    size = f"{difference:+.4f} \\[{low:+.4f}, {high:+.4f}], Holm p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    if p >= ALPHA:
-        return f"cannot be told from {label} ({size})"
-    return f"{'beats' if difference > 0 else 'is worse than'} {label} by {size}"
+    return in_words(label, *(metrics[f"test/{which}/{name}"] for name in ("difference", "low", "high", "p_holm")))
 
 
 def milliseconds(cost: dict[str, Any]) -> str:
