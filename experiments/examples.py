@@ -20,6 +20,7 @@ from data.dataset import Dataset
 from data.errors import UserError
 from data.splits import Phase
 from experiments.building import build
+from experiments.comparison import ROUNDING
 from experiments.inspect import named, show_asked
 from experiments.metrics import display
 from experiments.paired_runs import Side
@@ -55,7 +56,7 @@ def most_different(advantage: np.ndarray, closeness: np.ndarray, n: int) -> tupl
     """Rows where the [R] advantage is largest and where it is smallest, none where it has the other sign; where it is
     the same, `closeness` [R] decides alike."""
     best, worst = np.lexsort((-closeness, -advantage))[:n], np.lexsort((closeness, advantage))[:n]
-    return best[advantage[best] > 0], worst[advantage[worst] < 0]
+    return best[advantage[best] > ROUNDING], worst[advantage[worst] < -ROUNDING]
 
 
 def reciprocal(side: Side) -> np.ndarray:
