@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Loads the run's model, ranks the test requests of this config, writes and shows the result."""
     from experiments import stages
+    from experiments.conclude import conclude
     from experiments.config import configure
     from experiments.diagnostics import Undiagnosed
-    from experiments.conclude import conclude
     from experiments.runs import Run
     from experiments.summary import show
 

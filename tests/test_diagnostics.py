@@ -14,9 +14,9 @@ from transformers import TrainerState, TrainingArguments
 from data.candidates import Prepared
 from data.dataset import Requests
 from experiments import stages, training_checks
+from experiments.conclude import conclude
 from experiments.config import configure
 from experiments.findings import DiagnosisFailed, Finding, read_diagnosis, show_diagnosis
-from experiments.conclude import conclude
 from experiments.runs import Run
 from experiments.training_checks import Curve, Rate, loss_curve, loss_level
 from rerankers.training import Progress
