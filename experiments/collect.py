@@ -107,7 +107,7 @@ def select(
     sweep's name or `latest`, the newest sweep. With `mlflow` all files are read from its artifacts."""
     if runs:
         folders = named(root, [runs] if isinstance(runs, str) else [str(word) for word in runs])
-        found = [Finished(folder, name_of(folder)) for folder in folders]
+        found = without_folds([Finished(folder, name_of(folder)) for folder in folders])
         return Selection(
             "runs", found if mlflow is None else list(copies(mlflow, [run.name for run in found]).values())
         )
@@ -121,6 +121,7 @@ def select(
     elif experiment not in (None, LATEST):
         done = [folder.parent for folder in sorted(root.glob("runs/*/manifest.json"))]
         of_it = [run for run in (Finished(f, f.name) for f in done) if f"experiment={experiment}" in run.overrides]
+        of_it = without_folds(of_it)
         if of_it:
             return Selection(str(experiment), of_it)
     known = ", ".join(sorted({path.stem for path in root.glob("sweeps/*.json")})) or "none yet"
@@ -178,6 +179,12 @@ def named(root: Path, patterns: list[str]) -> list[Path]:
             raise UserError(f"runs={pattern} {why}")
         out |= dict.fromkeys(done)
     return list(out)
+
+
+def without_folds(runs: list[Finished]) -> list[Finished]:
+    """Without the folds of a pool that is there too: it has their requests."""
+    folds = {name for run in runs for name in run.manifest.get("folds", [])}
+    return [run for run in runs if run.name not in folds]
 
 
 def name_of(folder: Path) -> str:

@@ -15,7 +15,7 @@ from experiments.collect import Finished, Selection
 
 NO_NUMBER = ("logging_steps", "save_total_limit", "dataloader_num_workers")  # trainer keys that change none
 PROTOCOL = ("dataset.", "protocol.", "candidates.")
-UNREAD = ("dataset.path", "dataset.images", "dataset.image_features", "protocol.fold")  # places; content is hashed
+UNREAD = ("dataset.path", "dataset.images", "dataset.image_features")  # places; their content is hashed
 SAME = (  # of the manifest, and what it is called
     ("dataset", "dataset"),
     ("protocol", "split"),

@@ -14,8 +14,8 @@ from data.errors import UserError
 from experiments.collect import Finished, Selection
 from experiments.grouping import Block, Group, blocks_of, plain
 from experiments.metrics import display
-from experiments.significance import Comparison, compare_all, holm
-from experiments.summary import ALPHA, distinct, prior
+from experiments.significance import ALPHA, Comparison, compare_all, holm
+from experiments.summary import distinct, prior
 
 FEW = 3  # seeds; with fewer the values themselves are shown
 CHANCE, BASELINE, METHOD, BOUND = "chance", "baseline", "method", "bound"  # kinds of rows
@@ -123,10 +123,12 @@ def build(
         for index in range(len(blocks))
         for column in [*(Column(index, key) for key in names), *(Column(index, key, cost=True) for key in costs)]
     ]
+    retrievers = {block.first.manifest["retriever"] for block in blocks}
+    first_stage = f"first stage ({retrievers.pop()})" if len(retrievers) == 1 else "first stage"
     common = [label for label in runs[0].manifest["labels"] if all(label in run.manifest["labels"] for run in runs)]
     out: dict[str, Row] = {}
     for index, block in enumerate(blocks):
-        for row in rows_of(block, index, names, costs, common):
+        for row in rows_of(block, index, names, costs, common, first_stage):
             known = out.setdefault(row.label, row)
             if known is not row:
                 known.cells |= row.cells
@@ -170,7 +172,9 @@ def has(block: Block, metric: str) -> bool:
     return all(f"test/{metric}" in run.metrics for group in block.groups for run in group.runs)
 
 
-def rows_of(block: Block, index: int, names: list[str], costs: list[str], common: list[str]) -> list[Row]:
+def rows_of(
+    block: Block, index: int, names: list[str], costs: list[str], common: list[str], first_stage: str
+) -> list[Row]:
     first = block.first
     own = {group.first.reranker for group in block.groups}
     order = first.per_request["request"].to_numpy()
@@ -190,26 +194,28 @@ def rows_of(block: Block, index: int, names: list[str], costs: list[str], common
     if "popularity" not in own:
         out += reference("popularity", prior(first.manifest), BASELINE)
     if "first_stage" not in own:
-        out += reference("first_stage", first_stage(first), BASELINE)
+        out += reference("first_stage", first_stage, BASELINE)
     for group in block.groups:
         kind = BASELINE if group.first.reranker in ("popularity", "first_stage", "random") else METHOD
-        out += [method(group, index, names, costs, kind, common, order)]
+        label = {"first_stage": first_stage, "popularity": prior(first.manifest)}.get(group.label, group.label)
+        out += [method(group, label, index, names, costs, kind, common, order)]
         for key, label in (("untuned", f"{group.label}, before training"), ("fused", f"{group.label} + first stage")):
             if f"test/{key}/{names[0]}" in group.first.metrics and group.first.reranker != key:
                 out.append(beside(group, index, names, key, label, order))
     return [*out, *reference("planted", "planted ceiling", BOUND), *reference("ceiling", "perfect order", BOUND)]
 
 
-def first_stage(run: Finished) -> str:
-    return f"first stage ({run.manifest['retriever']})"
-
-
 def method(
-    group: Group, index: int, names: list[str], costs: list[str], kind: str, common: list[str], order: np.ndarray
+    group: Group,
+    label: str,
+    index: int,
+    names: list[str],
+    costs: list[str],
+    kind: str,
+    common: list[str],
+    order: np.ndarray,
 ) -> Row:
-    baseline = {"first_stage": first_stage(group.first), "popularity": prior(group.first.manifest)}
-    same = not group.values
-    row = Row(baseline.get(group.label, group.label) if same else group.label, kind, runs={index: group.runs})
+    row = Row(label, kind, runs={index: group.runs})
     runs = tuple(run.name for run in group.runs)
     row.per_request[index] = averaged(group.runs, names, order)
     for name in names:

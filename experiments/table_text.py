@@ -6,7 +6,8 @@ import numpy as np
 
 from experiments.grouping import label as label_of
 from experiments.metrics import display
-from experiments.summary import ALPHA, milliseconds
+from experiments.significance import ALPHA
+from experiments.summary import milliseconds
 from experiments.table import BASELINE, BOUND, CHANCE, FEW, METHOD, Cell, Column, Row, Table
 
 BETTER, WORSE, AT_CHANCE = "▲", "▼", "*"  # marks of a cell; LaTeX has a dagger and a double dagger

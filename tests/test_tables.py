@@ -209,3 +209,26 @@ def test_no_run_and_no_such_metric_are_one_sentence(tmp_path: Path) -> None:
         select(tmp_path, None, "nothing-*")
     with pytest.raises(UserError, match="metrics has mrr_at_3, which these runs do not have"):
         table_of(tmp_path, metrics=["mrr_at_3"])
+
+
+def test_a_pool_stands_for_its_folds(tmp_path: Path) -> None:
+    folds = [
+        make_run(
+            tmp_path, "viranker", 0, hits(0.5, N, f), {"protocol.fold": f}, tail="-fold", candidates_sha256=str(f)
+        )
+        for f in range(2)
+    ]
+    pool = make_run(tmp_path, "viranker", 0, hits(0.5, N, 3), folds={folder.name: "" for folder in folds})
+    assert [run.folder for run in table_of(tmp_path).runs] == [pool]
+    with pytest.raises(UserError, match=r"protocol\.fold=0 in .* and 1 in"):
+        table_of(tmp_path, "*-fold")
+
+
+def test_first_stages_of_two_blocks_share_a_row(tmp_path: Path) -> None:
+    for retriever, sha in (("EASE", "a"), ("Markov", "b")):
+        config = {"candidates.retriever._target_": retriever}
+        make_run(tmp_path, "vip5", 0, hits(0.6, N, 1), config, retriever=retriever, candidates_sha256=sha)
+    table = table_of(tmp_path, columns=["candidates.retriever._target_"])
+    cells = row(table, "vip5").cells
+    assert [cells[Column(block, "recall_at_10")].verdict for block in range(2)] == [1, 1]
+    assert set(row(table, "first stage").cells) == {Column(0, "recall_at_10"), Column(1, "recall_at_10")}
