@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from experiments.launch import job, launch
+from experiments.launch import job, launch, sweeping
 
 if TYPE_CHECKING:
     from data.dataset import Dataset
@@ -30,6 +30,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from experiments.findings import show_diagnosis
     from experiments.preflight import preflight
     from experiments.summary import show
+    from experiments.sweeps import show_job
 
     experiment = configure(cfg)  # everything is checked before any data is read
     dataset = stages.load(experiment)
@@ -39,6 +40,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         preflight(one, stages.open_data(one, dataset))
         return {}
     folder = folds.pooled(cfg, experiment, dataset, run_one) if several else run_one(experiment, dataset)
+    if sweeping():
+        return show_job(folder, experiment.diagnose)
     metrics = show(folder)
     show_diagnosis(folder, experiment.diagnose)
     return metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import http.client
 import io
@@ -37,6 +38,17 @@ def existing_folder(path: Path, key: str) -> Path:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_sha256_once(path: Path) -> str:
+    """As long as the file's size and time stay the same it is read once in this process: weights are large."""
+    at = path.stat()
+    return _sha256_of(path.resolve(), at.st_ino, at.st_size, at.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_of(path: Path, *version: int) -> str:
+    return file_sha256(path)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

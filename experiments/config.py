@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from data.candidates import Candidates
 from data.dataset import Dataset, sha256
 from data.errors import UserError, check_seed, one_of
-from data.files import file_sha256
+from data.files import file_sha256_once
 from data.sources.source import Source
 from experiments.building import build, checked, unknown_key
 from experiments.clock import Clock
@@ -111,11 +111,11 @@ class Experiment:
         if self.reranker.trains:
             config["trainer"] = {k: v for k, v in self.resolved["trainer"].items() if k not in NO_NUMBER}
         files = [path for path in (*self.candidates.files, *self.reranker.files) if path.is_file()]
-        contents = [path.suffix + file_sha256(path) for path in files]
+        contents = [path.suffix + file_sha256_once(path) for path in files]
         folders = self.reranker.folders
         places = [path for given in folders for path in (sorted(given.iterdir()) if given.is_dir() else [given])]
         weights = [path for path in places if path.is_file()]
-        contents += [path.name + file_sha256(path) for path in weights]
+        contents += [path.name + file_sha256_once(path) for path in weights]
         left_out = {"path", *map(str, folders)}
         config["reranker"] = {k: v for k, v in config["reranker"].items() if not {k, str(v).rstrip("/")} & left_out}
         return sha256(dataset.sha256, *contents, canonical([VERSION, config]))[:10]

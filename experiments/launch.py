@@ -33,7 +33,18 @@ OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
 
 left_out: list[str] = []  # one sentence for each job of a sweep that could not be composed
 failed: list[Exception] = []  # of a single run
-failed_jobs: dict[str, int] = {}  # of a sweep, a sentence and the exit code of each
+sweeps: list[Any] = []  # the sweep that this process has planned, see `experiments.sweeps`
+
+
+class JobFailed(UserError):
+    """What a job of a sweep ends in, whatever it raised: processes can send it to each other."""
+
+    def __init__(self, said: str, exit_code: int) -> None:
+        super().__init__(said)
+        self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JobFailed, (str(self), self.exit_code)
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -46,11 +57,17 @@ def launch(main: Callable[[], Any]) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each process would wait for the others' run folder
         print("error: one training on several processes (torchrun) is not supported yet", file=sys.stderr)
         sys.exit(2)
-    Sweeper.validate_batch_is_legal = keep_composable  # type: ignore[assignment, method-assign]
+    Sweeper.validate_batch_is_legal = plan  # type: ignore[assignment, method-assign]
     try:
-        main()
+        try:
+            main()
+        finally:
+            for sweep in sweeps:
+                sweep.end()
         if failed:
             raise failed[0]
+        for sweep in sweeps:
+            sweep.raise_failed()
         if left_out:
             raise UserError(f"{len(left_out)} jobs of the sweep were left out; the first: {left_out[0]}")
     except (
@@ -60,11 +77,8 @@ def launch(main: Callable[[], Any]) -> None:
         OSError,
         YAMLError,
     ) as error:  # OSError: no space, no permission
-        many = (
-            f"{len(failed_jobs)} jobs of the sweep failed; the first: {next(iter(failed_jobs))}" if failed_jobs else ""
-        )
-        print(f"error: {many or sentence(error)}", file=sys.stderr)
-        sys.exit(max(failed_jobs.values(), default=getattr(error, "exit_code", 2)))
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
@@ -73,13 +87,25 @@ def launch(main: Callable[[], Any]) -> None:
 _hydras_check = Sweeper.validate_batch_is_legal
 
 
+def plan(sweeper: Any, batch: list[Sequence[str]]) -> None:
+    """Takes the place of Hydra's check of a batch of jobs: removes from it what is finished or cannot run."""
+    if type(sweeper).__name__ != "BasicSweeper":  # a search like Optuna's wants a result for every job
+        return _hydras_check(sweeper, batch)
+    if "sweep" not in (sweeper.config.hydra.callbacks or {}) or sweeper.config.get("check"):  # no runs
+        return keep_composable(sweeper, batch)
+    if not sweeps:
+        from experiments.sweeps import Sweep
+
+        sweeps.append(Sweep(sweeper))
+        sweeps[0].start()
+    sweeps[0].keep_what_is_to_do(batch)
+
+
 def keep_composable(sweeper: Any, batch: list[Sequence[str]]) -> None:
     """Removes from a batch of jobs those that cannot be composed, and says why.
 
-    Takes the place of Hydra's check, which gives up a whole grid for one unknown option in one job.
+    Hydra's check gives up a whole grid for one unknown option in one job.
     """
-    if type(sweeper).__name__ != "BasicSweeper":  # a search like Optuna's wants a result for every job
-        return _hydras_check(sweeper, batch)
     for overrides in list(batch):
         try:
             sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
@@ -89,28 +115,55 @@ def keep_composable(sweeper: Any, batch: list[Sequence[str]]) -> None:
             log.error("job %s is left out: %s", " ".join(overrides), left_out[-1])
 
 
+def sweeping() -> bool:
+    """Whether this is a job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Keeps Hydra from wrapping a user's mistake in its own words; inside a sweep, says at once why a job failed."""
 
     @functools.wraps(task)
     def wrapped(cfg: Any) -> Any:
-        sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-        try:
-            return task(cfg)
-        except (UserError, OmegaConfBaseException) as error:
-            if not sweeping:
-                failed.append(error)
-                return None
-            said = f"{sentence(error)} ({' '.join(HydraConfig.get().overrides.task)})"
-            failed_jobs[said] = getattr(error, "exit_code", 2)
-            log.error("job failed: %s", said)
-            raise
-        except Exception as error:
-            if sweeping:
-                log.exception("job failed: %r", error)
-            raise
+        from experiments import launch  # by name: launchers send this function to other processes
+
+        return launch.run_job(task, cfg) if launch.sweeping() else launch.run_alone(task, cfg)
 
     return wrapped
+
+
+def run_alone(task: Callable[[Any], Any], cfg: Any) -> Any:
+    try:
+        return task(cfg)
+    except (UserError, OmegaConfBaseException) as error:
+        failed.append(error)
+        return None
+
+
+def run_job(task: Callable[[Any], Any], cfg: Any) -> Any:
+    from experiments import gpus
+
+    gpus.take()  # before anything can start CUDA
+    words = " ".join(HydraConfig.get().overrides.task)
+    try:
+        return searched(cfg, task(cfg))
+    except (UserError, OmegaConfBaseException) as error:
+        said = f"{sentence(error)} ({words})"
+        log.error("job failed: %s", said)
+        raise JobFailed(said, getattr(error, "exit_code", 2)) from None
+    except (Exception, SystemExit) as error:
+        log.exception("job failed: %r", error)
+        raise JobFailed(f"{type(error).__name__}: {sentence(error)} ({words})", 1) from None
+
+
+def searched(cfg: Any, result: Any) -> Any:
+    """What a search like Optuna's is told of a job: the primary metric on validation, never on test."""
+    if HydraConfig.get().sweeper._target_.endswith(".BasicSweeper") or not isinstance(result, dict):
+        return result
+    name = f"valid/{cfg.protocol.primary}"
+    if name not in result:
+        raise UserError(f"this run has no {name} to search by; choose a reranker and a protocol with validation")
+    return result[name]
 
 
 def sentence(error: BaseException) -> str:

@@ -50,8 +50,14 @@ def load(experiment: Experiment) -> Dataset:
     log.info("%s: %s", dataset.name, counts)
     for sentence in dataset.provenance.notes:
         log.info("  %s", sentence)
+    check_usable(experiment, dataset)
+    return dataset
+
+
+def check_usable(experiment: Experiment, dataset: Dataset) -> None:
+    """UserError if the dataset has not what the reranker requires."""
     lacks = missing(experiment.reranker, dataset)
-    if lacks and passages:
+    if lacks and dataset.kind == "passages":
         raise UserError(
             f"reranker={experiment.reranker.name} needs {lacks}, and dataset={dataset.name} has queries and passages; "
             "choose reranker=viranker, qwen_letter, first_stage or popularity, and "
@@ -62,7 +68,6 @@ def load(experiment: Experiment) -> Dataset:
             f"reranker={experiment.reranker.name} needs {lacks}, which dataset={dataset.name} does not have; "
             "choose another dataset, or give it with dataset.item_fields=, dataset.images= or dataset.image_features="
         )
-    return dataset
 
 
 def open_data(experiment: Experiment, dataset: Dataset) -> Data:

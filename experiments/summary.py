@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,20 @@ def show(folder: Path) -> dict[str, float]:
     for line in (verdict(metrics, manifest, cost), costs(cost), f"Run folder: {folder}"):
         console.print(line, soft_wrap=True)
     return metrics
+
+
+def one_line(folder: Path) -> str:
+    """The primary metric of a finished run beside chance and its first stage, the diagnosis, and the time."""
+    metrics, manifest, cost = (read_json(folder / f"{name}.json") for name in ("metrics", "manifest", "cost"))
+    primary, diagnosis = manifest["primary"], folder / "diagnosis.json"
+    m = f"test/{{}}/{primary}".format
+    interval = f"[{metrics[m('low')]:.3f}, {metrics[m('high')]:.3f}]"
+    parts = [f"{display(primary)} {metrics[f'test/{primary}']:.4f} {interval}", f"chance {metrics[m('chance')]:.3f}"]
+    if m("first_stage") in metrics and manifest["reranker"] != "first_stage":
+        parts.append(f"first stage {metrics[m('first_stage')]:.3f}")
+    numbers = re.sub(r"\b0\.", ".", ", ".join(parts))
+    tag = f"; diagnosis: {read_json(diagnosis)['tag']}" if diagnosis.exists() else ""
+    return f"{numbers}{tag}; {sum(stage['seconds'] for stage in cost['stages'].values()):.0f} s"
 
 
 def table(metrics: dict[str, float], manifest: dict[str, Any], intervals: bool = True) -> Table:

@@ -8,30 +8,30 @@ folder says how far the mirror is, so nothing is sent twice.
 from __future__ import annotations
 
 import getpass
+import hashlib
 import logging
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from filelock import FileLock
+from omegaconf import OmegaConf
 
 from data.files import read_json, write_json
 from experiments.curves import read_curves
+from experiments.gpus import user
+from experiments.run_names import NO_NUMBER, labels
 
 log = logging.getLogger(__name__)
 PARENT = "RERANK_MLFLOW_PARENT"  # environment variable: the sweep's run, made once before the jobs fan out
-NO_PARAMS = (
-    "force",
-    "check",
-    "diagnose",
-    "paths",
-    "tracking",
-)  # may change when a run is continued; MLflow's params may not
+RECORD = "RERANK_SWEEP_RECORD"  # environment variable: the sweep's file, see `experiments.sweeps`
+DOWN = "RERANK_MLFLOW_DOWN"  # environment variable: the server that the sweep has warned of already
 CURVE = "curve/"  # so that a curve and a final value never share a name
 BATCH, SECONDS = 500, 10.0
 INTERVALS = re.compile(r"/(chance_)?(low|high)/")  # in metrics.json, which goes along; here they hide the rest
@@ -61,7 +61,7 @@ class MLflowTracker(Tracker):
 
     def start(self, folder: Path) -> None:
         """Opens the mirror of a run, or goes on with the one that `mlflow.json` names."""
-        self.folder, self.sent_at, self.down = folder, time.monotonic(), False
+        self.folder, self.sent_at, self.down = folder, time.monotonic(), os.environ.get(DOWN) == self.uri
         self.buffer: list[dict[str, Any]] = []
         mirror = folder / "mlflow.json"
         self.state: dict[str, Any] = read_json(mirror) if mirror.exists() else {}
@@ -108,42 +108,89 @@ class MLflowTracker(Tracker):
         return mlflow.MlflowClient(self.uri)
 
     def experiment_id(self) -> str:
-        client = self._client()
-        found = client.get_experiment_by_name(self.experiment)
-        return found.experiment_id if found else client.create_experiment(self.experiment, self.artifacts)
+        """Made here the first time. Two processes that make a database's tables at once kill each other, so they
+        take turns; a server makes its own."""
+        who = hashlib.sha256(f"{self.uri} {user()}".encode()).hexdigest()[:16]
+        turn = FileLock(Path(tempfile.gettempdir()) / f"rerankers-mlflow-{who}.lock")
+        with nullcontext() if self.uri.startswith("http") else turn:
+            client = self._client()
+            found = client.get_experiment_by_name(self.experiment)
+            if found:
+                return found.experiment_id
+            try:
+                return client.create_experiment(self.experiment, self.artifacts)
+            except Exception:  # another machine was faster
+                if found := client.get_experiment_by_name(self.experiment):
+                    return found.experiment_id
+                raise
 
     def _open(self) -> None:
-        client = self._client()
+        experiment_id, client = self.experiment_id(), self._client()
+        config = OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))
+        assert isinstance(config, dict)
+        tags, parent = self._tags({str(name): node for name, node in config.items()}), os.environ.get(PARENT)
+        if "run_id" not in self.state and (lost := self._lost(experiment_id)):
+            self._save(run_id=lost, uri=self.uri, sent={}, finished=False)
         if "run_id" in self.state:
             client.update_run(self.state["run_id"], status="RUNNING")
-        config = OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))
+        else:
+            run = client.create_run(experiment_id, tags=tags)
+            self._save(run_id=run.info.run_id, uri=self.uri, sent={}, finished=False)
+        if parent:
+            self.adopt(parent, tags["sweep"])
+        from mlflow.entities import Param
+
+        kept = {name: node for name, node in config.items() if name not in NO_NUMBER}  # these may change later
+        params = [Param(name, str(value)[:6000]) for name, value in flatten(kept).items()]
+        for start in range(0, len(params), 100):  # sending equal ones again changes nothing
+            client.log_batch(self.state["run_id"], params=params[start : start + 100])
+
+    def adopt(self, parent: str, sweep: str) -> None:
+        """Puts the run under a sweep's, unless it is under another."""
+        client, run_id = self._client(), self.state["run_id"]
+        above = client.get_run(run_id).data.tags.get("mlflow.parentRunId")
+        if above is None:
+            client.set_tag(run_id, "sweep", sweep)
+            client.set_tag(run_id, "mlflow.parentRunId", parent)
+        self._save(parent=above or parent)
+
+    def _lost(self, experiment_id: str) -> str | None:
+        """A run of this folder that was begun by a process killed before `mlflow.json` was written."""
+        if "'" in str(self.folder):
+            return None
+        which = f"tags.run_folder = '{self.folder}' and attributes.status = 'RUNNING'"
+        found = self._client().search_runs([experiment_id], which, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _tags(self, config: dict[str, Any]) -> dict[str, str]:
+        """What the UI groups and filters by; runs that differ in seed or fold alone share `row`."""
         environment = read_json(self.folder / "environment.json")
-        assert isinstance(config, dict)
-        tags = {
-            "mlflow.runName": self.folder.name,
+        overrides = [str(word) for word in OmegaConf.load(self.folder / "overrides.yaml")]
+        named = labels(config, overrides)
+        kind = "run"
+        if config["protocol"]["split"]["_target_"].endswith(".QueryFolds"):
+            kind = "pool" if config["protocol"].get("fold") is None else "fold"
+        if self.folder.parent.name == "evaluations":
+            kind = "evaluation"
+        record = os.environ.get(RECORD)
+        return {
+            "mlflow.runName": named["name"],
             "mlflow.user": getpass.getuser(),
             "mlflow.source.name": environment["command"][0],
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": str(environment["git_sha"]),
-            "kind": "evaluation" if self.folder.parent.name == "evaluations" else "run",
+            "kind": kind,
             "dataset": config["dataset"]["name"],
             "reranker": config["reranker"]["name"],
             "candidates": config["candidates"]["mode"],
             "seed": str(config["seed"]),
+            "row": named["row"],
+            "experiment": named["experiment"],
+            "sweep": Path(record).stem if record else "none",
+            "run": self.folder.name,
             "git.dirty": str(environment["git_dirty"]),
             "run_folder": str(self.folder),
         }
-        if parent := os.environ.get(PARENT):
-            tags["mlflow.parentRunId"] = parent
-        if "run_id" not in self.state:
-            run = client.create_run(self.experiment_id(), tags=tags)
-            self._save(run_id=run.info.run_id, uri=self.uri, sent={}, finished=False)
-        from mlflow.entities import Param
-
-        kept = {name: node for name, node in config.items() if name not in NO_PARAMS}
-        params = [Param(name, str(value)[:6000]) for name, value in flatten(kept).items()]
-        for start in range(0, len(params), 100):  # sending equal ones again changes nothing
-            client.log_batch(self.state["run_id"], params=params[start : start + 100])
 
     def _flush(self) -> None:
         if not self.buffer:
@@ -205,39 +252,3 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(config, dict):
         return {prefix.rstrip("."): config}
     return {name: value for key, node in config.items() for name, value in flatten(node, f"{prefix}{key}.").items()}
-
-
-class SweepParent(Callback):
-    """One parent run for a sweep, made before its jobs start: parallel jobs on a new database kill each other."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        tracking = OmegaConf.to_container(config.tracking, resolve=True)
-        assert isinstance(tracking, dict)
-        if tracking.pop("_target_", None) != "experiments.tracking.MLflowTracker":
-            return
-        try:
-            self.tracker = MLflowTracker(**{str(name): value for name, value in tracking.items()})
-            client = self.tracker._client()
-            tags = {
-                "mlflow.runName": "sweep",
-                "kind": "sweep",
-                "command": " ".join(config.hydra.overrides.task),
-            }
-            self.run_id = client.create_run(self.tracker.experiment_id(), tags=tags).info.run_id
-        except Exception as error:
-            log.warning("MLflow at %s failed (%s); the sweep has no parent run", tracking.get("uri"), str(error)[:200])
-            return
-        os.environ[PARENT] = self.run_id
-        import atexit
-
-        atexit.register(self._close, "FAILED")  # Hydra does not call on_multirun_end when a job failed
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        self._close("FINISHED")
-
-    def _close(self, status: str) -> None:
-        if os.environ.pop(PARENT, None):
-            try:
-                self.tracker._client().set_terminated(self.run_id, status)
-            except Exception as error:
-                log.warning("MLflow failed at the sweep's end (%s)", str(error)[:200])

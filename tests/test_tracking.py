@@ -40,7 +40,8 @@ def test_run_is_mirrored(config: Callable[..., Any], uri: str, tmp_path: Path) -
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     (folder,) = (tmp_path / "runs").iterdir()
-    assert run.info.status == "FINISHED" and run.info.run_name == folder.name
+    assert run.info.status == "FINISHED" and run.info.run_name == "bert4rec seed=0"
+    assert (run.data.tags["run"], run.data.tags["row"], run.data.tags["kind"]) == (folder.name, "bert4rec", "run")
     assert run.data.params["reranker.hidden_size"] == "16" and run.data.params["trainer.logging_steps"] == "1.0"
     assert not {name for name in run.data.params if name.startswith(("diagnose", "check", "force", "paths"))}, (
         "they may change when a run is continued, MLflow's parameters may not"

@@ -1,0 +1,297 @@
+"""Sweeps that are planned, skipped, resumed and recorded: python train.py -m reranker=popularity,bert4rec seed=0,1,2
+
+Before the first job the plan is printed: what is finished already is left out, what cannot run is left out with its
+reason, and the rest is done. `<root>/sweeps/<name>.json` records the jobs and their run folders; its name is a hash of
+the jobs, so that the same command finds it again, whatever ended it the last time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from data.dataset import sha256
+from data.errors import UserError
+from data.files import read_json, write_json
+from experiments import launch, launchers
+from experiments.findings import raise_failed, read_diagnosis
+from experiments.launch import JobFailed, sentence
+from experiments.planning import ABSENT, FINISHED, SAME, TO_DO, Job, Planner
+from experiments.run_names import matters, split_word
+from experiments.runs import Run
+from experiments.summary import one_line
+from experiments.sweep_mirror import SweepMirror, is_free
+from experiments.tracking import RECORD, MLflowTracker
+
+
+class Sweep:
+    """One call of a sweep, in the process that launches its jobs."""
+
+    def __init__(self, sweeper: Any) -> None:
+        self.sweeper, self.config = sweeper, sweeper.config
+        self.root = Path(self.config.paths.root).expanduser().resolve()
+        words = itertools.chain.from_iterable(sweeper.overrides)
+        self.jobs = [Job(number, list(job)) for number, job in enumerate(words, start=1)]
+        self.coming = iter(self.jobs)
+        self.experiment = self.config.hydra.runtime.choices.get("experiment")
+        self.record = record_path(self.root, self.experiment, [job.overrides for job in self.jobs])
+        self.failures: dict[int, tuple[str, int]] = {}  # by job: a sentence and an exit code
+        self.mirror = mirror_of(self.config, self.record.stem)
+        self.started = False
+
+    def start(self) -> None:
+        """Plans, prints the plan, opens the parent run and writes the record."""
+        with turn(self.record):
+            before = read_json(self.record) if self.record.exists() else {}
+        planner = Planner(self.sweeper, self.root, before)
+        datasets = planner.look_at(self.jobs)
+        print_plan(self.record.stem, self.jobs)
+        for job in self.jobs:
+            if job.status == FINISHED and job.strict:
+                self._check_strictly(job)
+        to_do = [job for job in self.jobs if job.status == TO_DO]
+        folders = [self.root / "runs" / str(job.run) for job in self.jobs if job.status == FINISHED]
+        launchers.prepare(self.sweeper.launcher, len(self.jobs))
+        self.sweeper.launcher = launchers.Patient(self.sweeper.launcher, self._failed, self._state)
+        os.environ[RECORD] = str(self.record)
+        with turn(self.record):  # two identical sweeps at once: the second takes up what the first has made
+            before = read_json(self.record) if self.record.exists() else {}
+            self.content = self._content(before)
+            if self.mirror and not to_do and self.mirror.knows(self.content["mlflow"], folders):
+                self.mirror = None
+            if self.mirror:
+                self.content["mlflow"] = self.mirror.open(self.content["mlflow"], tags_of(self.content, datasets))
+            write_json(self.record, self.content)
+        self.started = True
+        if self.mirror:
+            self.mirror.complete(folders)
+
+    def keep_what_is_to_do(self, batch: list[Sequence[str]]) -> None:
+        jobs = list(itertools.islice(self.coming, len(batch)))
+        batch[:] = [words for words, job in zip(batch, jobs, strict=True) if job.status == TO_DO]
+
+    def end(self) -> None:
+        """Also after Ctrl-C, and when jobs failed or none was to do."""
+        if not self.started:
+            return
+        with turn(self.record):
+            recorded = read_json(self.record)["jobs"]
+        for job, noted in zip(self.jobs, recorded, strict=True):
+            job.run = job.run or noted["run"]
+        finished = [job for job in self.jobs if job.run and Run(self.root / "runs" / job.run).complete]
+        for job in self.jobs:
+            job.error = None if job in finished else self.failures.get(job.number, (job.error, 0))[0]
+        whole = len(finished) == len(self.jobs)
+        sent = None
+        if self.mirror:
+            folders = [self.root / "runs" / str(job.run) for job in finished if job.status == TO_DO]
+            self.mirror.complete(folders)
+            sent = self.mirror.close(whole)
+        with turn(self.record):
+            content = self._content(read_json(self.record))
+            if content["mlflow"] and sent is not None:
+                content["mlflow"]["finished"] = whole and sent
+            write_json(self.record, content)
+        if type(self.sweeper.launcher.launcher).__name__ in ("LocalLauncher", "SlurmLauncher"):
+            for job in finished:  # what the jobs have printed themselves is in files
+                if job.status == TO_DO:
+                    print(f"{job.number}/{len(self.jobs)} {job.run}: {one_line(self.root / 'runs' / str(job.run))}")
+        sys.stdout.flush()
+        after_sweep(self.record)
+
+    def raise_failed(self) -> None:
+        """The exit code of the command, once everything is written."""
+        left_out = [job.error for job in self.jobs if job.status == ABSENT]
+        for number, job in enumerate(self.jobs):
+            if job.status == SAME and job.number in self.failures:
+                del self.failures[number + 1]
+        if self.failures:
+            first = next(iter(self.failures.values()))[0]
+            code = max(code for _, code in self.failures.values())
+            raise JobFailed(f"{len(self.failures)} jobs of the sweep failed; the first: {first}", code)
+        if left_out:
+            raise UserError(f"{len(left_out)} jobs of the sweep were left out; the first: {left_out[0]}")
+
+    def _job(self, words: Sequence[str]) -> Job:
+        return next(job for job in self.jobs if job.overrides == list(words) and job.status == TO_DO)
+
+    def _failed(self, words: Sequence[str], error: BaseException) -> None:
+        said = sentence(error) if isinstance(error, JobFailed) else f"its process ended: {sentence(error)}"
+        self.failures[self._job(words).number] = said, getattr(error, "exit_code", 1)
+
+    def _state(self, words: Sequence[str]) -> str:
+        run = Run(self.root / "runs" / str(self._job(words).run))
+        if run.complete:
+            return "finished"
+        return "died" if run.folder.exists() and is_free(run.lock(self.root)) else "waiting"
+
+    def _check_strictly(self, job: Job) -> None:
+        """`diagnose=strict` means the run that was made before, too."""
+        folder = self.root / "runs" / str(job.run)
+        try:
+            raise_failed(read_diagnosis(folder), f"see {folder / 'diagnosis.json'}")
+        except UserError as error:
+            self.failures[job.number] = str(error), error.exit_code
+
+    def _content(self, before: dict[str, Any]) -> dict[str, Any]:
+        jobs = [{"overrides": job.overrides, "run": job.run, "error": job.error} for job in self.jobs]
+        return content_of(self.config, self.record.stem, jobs) | {"mlflow": before.get("mlflow")}
+
+
+def content_of(config: DictConfig, name: str, jobs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a record holds; `python -m experiments.tables` makes a table of it."""
+    table = OmegaConf.select(config, "table")
+    return {
+        "name": name,
+        "experiment": config.hydra.runtime.choices.get("experiment"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "swept": swept([job["overrides"] for job in jobs]),
+        "jobs": jobs,
+        "table": OmegaConf.to_container(table, resolve=True) if table is not None else {},
+        "mlflow": None,
+        "metric": OmegaConf.select(config, "protocol.primary"),
+    }
+
+
+def tags_of(content: dict[str, Any], datasets: list[str]) -> dict[str, str]:
+    """Of the parent run."""
+    command = " ".join(content["command"])
+    return {
+        "dataset": ", ".join(datasets) or "none",
+        "experiment": content["experiment"] or "none",
+        "command": command,
+        "mlflow.note.content": f"`{command}`",
+        "mlflow.source.name": content["command"][0],
+        "mlflow.source.type": "LOCAL",
+        **dict.fromkeys(("row", "reranker", "seed"), "sweep"),  # so that it is a group of its own
+    }
+
+
+def swept(jobs: list[list[str]]) -> list[str]:
+    """The keys that differ between jobs."""
+    values: dict[str, set[str]] = {}
+    for key, value in map(split_word, itertools.chain.from_iterable(jobs)):
+        values.setdefault(key, set()).add(value)
+    keys = [{split_word(word)[0] for word in words} for words in jobs]
+    return [key for key, found in values.items() if len(found) > 1 or not all(key in of_job for of_job in keys)]
+
+
+def varying(jobs: list[list[str]]) -> list[str]:
+    """Of each job the words that not all have; all of them if they have the same."""
+    keys = swept(jobs)
+    return [" ".join([word for word in words if split_word(word)[0] in keys] or words) for words in jobs]
+
+
+def turn(record: Path) -> Any:
+    """The lock of a record: one process at a time reads and writes it."""
+    return Run(record.with_suffix("")).lock(record.parent.parent)
+
+
+def record_path(root: Path, experiment: str | None, jobs: list[list[str]]) -> Path:
+    kept = sorted(sorted(word for word in words if matters(word)) for words in jobs)
+    return root / "sweeps" / f"{experiment or 'sweep'}-{sha256(json.dumps(kept))[:10]}.json"
+
+
+def mirror_of(config: DictConfig, name: str) -> SweepMirror | None:
+    from experiments.building import build
+
+    tracking: Any = OmegaConf.to_container(config.tracking, resolve=True)
+    tracker = build(tracking, "tracking")
+    return SweepMirror(tracker, name) if isinstance(tracker, MLflowTracker) else None
+
+
+def print_plan(name: str, jobs: list[Job]) -> None:
+    """One line for each job, then the counts."""
+    shown = varying([job.overrides for job in jobs])
+    width = min(60, max(map(len, shown), default=0))
+    print(f"Sweep {name}")
+    for job, words in zip(jobs, shown, strict=True):
+        print(f"{job.number:4}  {words:{width}}  {job.said}")
+    kinds = [job.status for job in jobs]
+    counts = [f"{kinds.count(kind)} {kind}" for kind in (FINISHED, TO_DO, ABSENT, SAME) if kind in kinds]
+    print(f"{len(jobs)} jobs: {', '.join(counts)}", flush=True)
+
+
+def show_job(folder: Path, diagnose: str) -> dict[str, float]:
+    """The line of a job that has ended; the same command without `-m` shows its whole table."""
+    if RECORD in os.environ:
+        note(Path(os.environ[RECORD]), list(HydraConfig.get().overrides.task), folder.name)
+    print(f"{place()} {folder.name}: {one_line(folder)}", flush=True)
+    if diagnose == "strict":
+        raise_failed(read_diagnosis(folder), f"the run is whole, see {folder / 'diagnosis.json'}")
+    return read_json(folder / "metrics.json")
+
+
+def place() -> str:
+    """`3/9`: the job's number in the plan; a search has none."""
+    hydra, record = HydraConfig.get(), os.environ.get(RECORD)
+    jobs = [job["overrides"] for job in read_json(Path(record))["jobs"]] if record else []
+    words = list(hydra.overrides.task)
+    return f"{jobs.index(words) + 1}/{len(jobs)}" if words in jobs else f"{int(hydra.job.num) + 1}"
+
+
+def after_sweep(record: Path) -> None:
+    """What is said when the jobs of a recorded sweep have ended: those that are not finished, and why."""
+    content = read_json(record)
+    runs = record.parent.parent / "runs"
+    jobs = content["jobs"]
+    done = [bool(job["run"]) and Run(runs / job["run"]).complete for job in jobs]
+    shown = varying([job["overrides"] for job in jobs])
+    for number, (job, finished) in enumerate(zip(jobs, done, strict=True), start=1):
+        if not finished:
+            begun = job["run"] and (runs / job["run"]).exists()
+            reason = job["error"] or ("interrupted; the same command continues" if begun else "not begun")
+            print(f"not finished: job {number} ({shown[number - 1]}): {reason}", file=sys.stderr)
+    print(f"Sweep {content['name']}: {sum(done)} of {len(jobs)} jobs finished. Record: {record}", flush=True)
+
+
+class Search(Callback):
+    """Of another sweeper (Optuna's, say), whose jobs are not known before: the parent run, and a record that grows."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.sweeper._target_.endswith(".BasicSweeper") or config.get("check"):
+            return
+        params = config.hydra.sweeper.get("params") or {}
+        words = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in params.items())]
+        experiment = config.hydra.runtime.choices.get("experiment")
+        self.root = Path(config.paths.root).expanduser().resolve()
+        self.record = record_path(self.root, experiment, [["search", *words]])
+        before = read_json(self.record) if self.record.exists() else {}
+        content = content_of(config, self.record.stem, before.get("jobs", []))
+        self.mirror = mirror_of(config, self.record.stem)
+        if self.mirror:
+            tags = tags_of(content, [config.dataset.name])
+            content["mlflow"] = self.mirror.open(before.get("mlflow"), tags)
+        write_json(self.record, content)
+        os.environ[RECORD] = str(self.record)
+        launch.sweeps.append(self)
+
+    def end(self) -> None:
+        if self.mirror:
+            self.mirror.close(True)
+        after_sweep(self.record)
+
+    def raise_failed(self) -> None: ...
+
+
+def note(record: Path, words: list[str], run: str) -> None:
+    """Records the run of a job that was not known before, as all of a search are."""
+    with turn(record):
+        content = read_json(record)
+        if run in [job["run"] for job in content["jobs"]]:
+            return
+        own = next((job for job in content["jobs"] if job["overrides"] == words), None)
+        if own is None:
+            content["jobs"].append(own := {"overrides": words, "run": run, "error": None})
+        own["run"] = run
+        content["swept"] = swept([job["overrides"] for job in content["jobs"]])
+        write_json(record, content)
