@@ -93,6 +93,7 @@ def conclude(
         "primary": protocol.primary,
         "fusion_weight": weight,
         "seed": experiment.seed,
+        "chance_loss": record.get("chance_loss", {}),
         "labels": [
             *labels(dataset, reranker, data.test.requests, c.labels, protocol),
             *notes,

@@ -20,6 +20,7 @@ from experiments.config import Experiment
 from experiments.curves import read_curves
 from experiments.diagnostics import Diagnosis, Undiagnosed
 from experiments.evaluation import Evaluator
+from experiments.evidence import is_part
 from experiments.metrics import NaNScores
 from experiments.runs import Run
 from rerankers.base import Reranker, ScoreFn, missing
@@ -156,6 +157,7 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
     sizes = reranker.facts(data.test.requests.take(slice(0, 1))).get("parameters", (0, 0))
     trained = {"seconds": seconds, "diagnosis": findings, "parameters": [int(n) for n in sizes]}
     trained |= valid | trained_on(experiment, data.dataset)
+    trained["chance_loss"] = chance_loss(reranker, read_curves(run.folder), data.validation.requests)
     seen = data.split.train_and_validation if experiment.protocol.refit_on_validation else data.split.train
     trained |= {"queries": query_hashes(seen.queries)}
     run.save_model(reranker.save, trained, reranker.keeps_checkpoints)
@@ -201,6 +203,16 @@ def validated_again(experiment: Experiment, reranker: Reranker, data: Data, reco
             "the weight itself, protocol.fusion=0.3"
         )
     return {"fusion_weight": None if weight == "none" else float(weight)}
+
+
+def chance_loss(reranker: Reranker, points: list[dict[str, Any]], requests: Requests) -> dict[str, float]:
+    """Curve -> its value for a model that knows nothing; empty where no loss was logged or none is known."""
+    logged = {point["name"] for point in points}
+    name = next((name for name in (reranker.chance_curve, "train_loss") if name in logged), None)
+    if name is None or (name == "train_loss" and any(is_part(other) for other in logged)):  # a sum of several tasks
+        return {}
+    value = reranker.chance_loss(requests)
+    return {} if value is None else {name: float(value)}
 
 
 def trained_on(experiment: Experiment, dataset: Dataset) -> dict[str, object]:
