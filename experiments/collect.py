@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LATEST = "latest"
-NEEDED = "manifest.json metrics.json cost.json config.yaml environment.json per_request.parquet".split()
+NEEDED = (
+    "manifest.json metrics.json cost.json config.yaml overrides.yaml environment.json curves.jsonl per_request.parquet"
+).split()
 MANY_RUNS = 1000  # of a page of MLflow's search
 
 

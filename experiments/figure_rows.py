@@ -188,7 +188,7 @@ def series_of(block: Block, coloured: dict[str, tuple[str, str]]) -> list[Series
         return Look(*GREY[name], "", 1.2)
 
     out = []
-    references = {"popularity": prior(first.manifest), "first_stage": first_stage(first)}
+    references = {"popularity": prior(first.manifest), "first_stage": first_stage([block])}
     for name, label in references.items():
         if name not in own:
             out.append(Series(label, BASELINE, name, f"{name}/", [first], grey(name), {}, False))

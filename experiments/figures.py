@@ -14,11 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.launch import job, launch
-from experiments.tables import root_of, selected
+from experiments.tables import command, root_of, selected
 
 if TYPE_CHECKING:
     from experiments.collect import Selection
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FIGURES = ("curves", "recall_at_k", "sweep", "cost", "wins", "slices")
-KEYS = "experiment runs source figures formats metric rows columns a b untrained paths tracking".split()
+KEYS = "sweep runs source figures formats metric rows columns a b untrained paths tracking".split()
 
 
 def figures(cfg: DictConfig) -> None:
@@ -139,4 +137,4 @@ def mirror(selection: Selection, drawn: list[Figure]) -> None:
 
 
 if __name__ == "__main__":
-    launch(hydra.main(version_base="1.3", config_path="../conf", config_name="figures")(job(figures)))
+    command(figures, "figures")

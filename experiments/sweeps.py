@@ -252,6 +252,25 @@ def after_sweep(record: Path) -> None:
             reason = job["error"] or ("interrupted; the same command continues" if begun else "not begun")
             print(f"not finished: job {number} ({shown[number - 1]}): {reason}", file=sys.stderr)
     print(f"Sweep {content['name']}: {sum(done)} of {len(jobs)} jobs finished. Record: {record}", flush=True)
+    if any(done):
+        show_table(record)
+
+
+def show_table(record: Path) -> None:
+    """The table of what is finished; runs that do not compare are still finished runs."""
+    from experiments import tables
+    from experiments.collect import of_record
+    from experiments.table import build
+
+    root = record.parent.parent
+    try:
+        table = build(of_record(root, record))
+    except UserError as error:
+        print(f"No table: {error}; python -m experiments.tables makes one of runs that compare", file=sys.stderr)
+        return
+    tables.show(table)
+    written = tables.write(table, root, "markdown")
+    print(f"Table: {written}; others: python -m experiments.tables experiment={table.name} format=latex", flush=True)
 
 
 class Search(Callback):

@@ -123,12 +123,10 @@ def build(
         for index in range(len(blocks))
         for column in [*(Column(index, key) for key in names), *(Column(index, key, cost=True) for key in costs)]
     ]
-    retrievers = {block.first.manifest["retriever"] for block in blocks}
-    first_stage = f"first stage ({retrievers.pop()})" if len(retrievers) == 1 else "first stage"
     common = [label for label in runs[0].manifest["labels"] if all(label in run.manifest["labels"] for run in runs)]
     out: dict[str, Row] = {}
     for index, block in enumerate(blocks):
-        for row in rows_of(block, index, names, costs, common, first_stage):
+        for row in rows_of(block, index, names, costs, common, first_stage(blocks)):
             known = out.setdefault(row.label, row)
             if known is not row:
                 known.cells |= row.cells
@@ -168,13 +166,17 @@ def chosen_metrics(blocks: list[Block], asked: list[str] | None, primary: str) -
     return [one for one in family if one not in same]
 
 
+def first_stage(blocks: list[Block]) -> str:
+    """What its row is called: one row of all blocks, with its name where that is the same everywhere."""
+    retrievers = {block.first.manifest["retriever"] for block in blocks}
+    return f"first stage ({retrievers.pop()})" if len(retrievers) == 1 else "first stage"
+
+
 def has(block: Block, metric: str) -> bool:
     return all(f"test/{metric}" in run.metrics for group in block.groups for run in group.runs)
 
 
-def rows_of(
-    block: Block, index: int, names: list[str], costs: list[str], common: list[str], first_stage: str
-) -> list[Row]:
+def rows_of(block: Block, index: int, names: list[str], costs: list[str], common: list[str], stage: str) -> list[Row]:
     first = block.first
     own = {group.first.reranker for group in block.groups}
     order = first.per_request["request"].to_numpy()
@@ -194,10 +196,10 @@ def rows_of(
     if "popularity" not in own:
         out += reference("popularity", prior(first.manifest), BASELINE)
     if "first_stage" not in own:
-        out += reference("first_stage", first_stage, BASELINE)
+        out += reference("first_stage", stage, BASELINE)
     for group in block.groups:
         kind = BASELINE if group.first.reranker in ("popularity", "first_stage", "random") else METHOD
-        label = {"first_stage": first_stage, "popularity": prior(first.manifest)}.get(group.label, group.label)
+        label = {"first_stage": stage, "popularity": prior(first.manifest)}.get(group.label, group.label)
         out += [method(group, label, index, names, costs, kind, common, order)]
         for key, label in (("untuned", f"{group.label}, before training"), ("fused", f"{group.label} + first stage")):
             if f"test/{key}/{names[0]}" in group.first.metrics and group.first.reranker != key:
@@ -225,6 +227,8 @@ def method(
         row.cells[Column(index, name)] = Cell(values, runs, at_chance=at_chance)
     for key in costs:
         known = [run.cost[key] for run in group.runs if not run.cost.get("made_elsewhere")]
+        if key == "training_seconds" and not any(known):
+            continue  # nothing was trained
         if known and (kind == METHOD or not key.endswith("parameters")):
             row.cells[Column(index, key, cost=True)] = Cell((float(np.mean(known)),), runs)
     row.notes = [label for run in group.runs for label in run.manifest["labels"] if label not in common]

@@ -167,10 +167,10 @@ def _latex_cell(cell: Cell | None, column: Column) -> str:
 
 
 def html_table(table: Table) -> str:
-    """A <table> with its caption, without styles: classes best, second, better, worse, chance, bound."""
+    """A <table> in a <div> that may scroll, its caption, notes and verdict; classes for styles, none here."""
     blocks, titles, several = grid(table)
     lead = "<th></th>" + "<th></th>" * several
-    out = ['<table class="results">', f"<caption>{html.escape('; '.join(caption(table)))}.</caption>", "<thead>"]
+    out = ['<div class="wide"><table class="results"><thead>']
     if any(title for title, _ in blocks):
         out.append(f"<tr>{lead}{''.join(f'<th colspan={w}>{html.escape(t)}</th>' for t, w in blocks)}</tr>")
     heads = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
@@ -182,7 +182,8 @@ def html_table(table: Table) -> str:
         classes = f"{row.kind}{' rule' if rule else ''}"
         count = f"<td>{seeds(row, table)}</td>" * several
         out.append(f'<tr class="{classes}"><th scope="row">{label}</th>{count}{cells}</tr>')
-    out += ["</tbody></table>", *(f"<p>({i}) {html.escape(note)}.</p>" for i, note in enumerate(notes(table), 1))]
+    out += ["</tbody></table></div>", f'<p class="caption">{html.escape("; ".join(caption(table)))}.</p>']
+    out += [f'<p class="caption">({i}) {html.escape(note)}.</p>' for i, note in enumerate(notes(table), 1)]
     return "\n".join([*out, *(f"<p>{html.escape(line)}</p>" for line in verdict(table)), ""])
 
 

@@ -35,7 +35,10 @@ DOWN = "RERANK_MLFLOW_DOWN"  # environment variable: the server that the sweep h
 CURVE = "curve/"  # so that a curve and a final value never share a name
 BATCH, SECONDS = 500, 10.0
 INTERVALS = re.compile(r"/(chance_)?(low|high)/")  # in metrics.json, which goes along; here they hide the rest
-ARTIFACTS = "config.yaml metrics.json cost.json environment.json manifest.json diagnosis.json patch.diff".split()
+ARTIFACTS = (  # enough for tables from the server alone
+    "config.yaml overrides.yaml metrics.json cost.json environment.json manifest.json diagnosis.json patch.diff "
+    "curves.jsonl per_request.parquet"
+).split()
 
 
 class Tracker:
