@@ -28,6 +28,13 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 
 
+PLUGINS = {
+    "joblib_launcher": 'pip install -e ".[sweeps]" -c constraints.txt',
+    "submitit_launcher": 'pip install -e ".[sweeps]" -c constraints.txt',
+    "optuna_sweeper": "pip install optuna, then pip install --no-deps hydra-optuna-sweeper",
+}
+
+
 OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
 
 
@@ -79,6 +86,12 @@ def launch(main: Callable[[], Any]) -> None:
     ) as error:  # OSError: no space, no permission
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
+    except RuntimeError as error:
+        if not (found := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)\.", str(error))):
+            raise
+        how = PLUGINS.get(found[1], f"pip install hydra-{found[1].replace('_', '-')}")
+        print(f"error: hydra_{found[1]} is not installed; {how}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)

@@ -58,19 +58,33 @@ class Patient:
         return [*([waiting] if waiting else []), *([words] for words in died)]
 
 
-def prepare(launcher: Any, n_jobs: int) -> None:
+def prepare(launcher: Any, n_jobs: int, given: str) -> None:
+    """The plugins' defaults that a training cannot use, where the command has `given` no other: joblib's jobs as many
+    as cores, and an hour for each of submitit_local's, which also starts all at once with all threads."""
+    kind = type(launcher).__name__
+    offered = share_gpus(kind)
+    if kind == "LocalLauncher":
+        share = max(1, (os.cpu_count() or 1) // n_jobs)
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
+        if "hydra.launcher.timeout_min" not in given:
+            launcher.params["timeout_min"] = 60 * 24 * 30
+    elif kind == "JoblibLauncher":
+        if "hydra.launcher.n_jobs" not in given:
+            launcher.joblib["n_jobs"] = len(offered) or 2
+        if "hydra.launcher.pre_dispatch" not in given:
+            launcher.joblib["pre_dispatch"] = "n_jobs"  # a job is handed out when a process is free for it
+        if offered and not 1 <= launcher.joblib["n_jobs"] <= len(offered):
+            print(f"hydra.launcher.n_jobs={launcher.joblib['n_jobs']} becomes {len(offered)}: one job for each GPU")
+            launcher.joblib["n_jobs"] = len(offered)
+
+
+def share_gpus(launcher: str) -> list[str]:
     """Offers the GPUs to jobs that run side by side on this machine, and lets their processes find the project."""
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if str(ROOT) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, paths)])
-    kind = type(launcher).__name__
-    if kind not in ("JoblibLauncher", "LocalLauncher"):  # a scheduler gives GPUs itself; one after the other has all
-        return
+    if launcher not in ("JoblibLauncher", "LocalLauncher"):  # a scheduler gives them itself; a job alone has all
+        return []
     offered = gpus.visible()
     os.environ[gpus.GPUS] = ",".join(offered)
-    if kind == "LocalLauncher":  # starts all jobs at once
-        share = max(1, (os.cpu_count() or 1) // n_jobs)
-        os.environ.setdefault("OMP_NUM_THREADS", str(share))
-    elif offered and not 1 <= launcher.joblib["n_jobs"] <= len(offered):
-        print(f"hydra.launcher.n_jobs={launcher.joblib['n_jobs']} becomes {len(offered)}: one job for each GPU")
-        launcher.joblib["n_jobs"] = len(offered)
+    return offered

@@ -194,6 +194,7 @@ def describe_environment() -> tuple[dict[str, Any], str]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "packages": versions,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }, diff

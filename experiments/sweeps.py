@@ -60,7 +60,7 @@ class Sweep:
                 self._check_strictly(job)
         to_do = [job for job in self.jobs if job.status == TO_DO]
         folders = [self.root / "runs" / str(job.run) for job in self.jobs if job.status == FINISHED]
-        launchers.prepare(self.sweeper.launcher, len(self.jobs))
+        launchers.prepare(self.sweeper.launcher, len(self.jobs), " ".join(self.config.hydra.overrides.hydra))
         self.sweeper.launcher = launchers.Patient(self.sweeper.launcher, self._failed, self._state)
         os.environ[RECORD] = str(self.record)
         with turn(self.record):  # two identical sweeps at once: the second takes up what the first has made
@@ -292,6 +292,7 @@ class Search(Callback):
             content["mlflow"] = self.mirror.open(before.get("mlflow"), tags)
         write_json(self.record, content)
         os.environ[RECORD] = str(self.record)
+        launchers.share_gpus(config.hydra.launcher._target_.rpartition(".")[2])
         launch.sweeps.append(self)
 
     def end(self) -> None:

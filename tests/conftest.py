@@ -1,6 +1,7 @@
 """Fixtures: everything offline, in temporary folders, on small data."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -66,6 +67,22 @@ def passages(config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch)
         return cfg
 
     return make
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables; making them takes seconds, so each test copies it."""
+    from experiments.tracking import MLflowTracker
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MLflowTracker(f"sqlite:///{path}").experiment_id()
+    return path
+
+
+@pytest.fixture
+def uri(database: Path, tmp_path: Path) -> str:
+    shutil.copy(database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 @pytest.fixture(scope="session")

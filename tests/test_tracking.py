@@ -1,34 +1,16 @@
 """MLflow read back through its client; a server that is down; sending later."""
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import QUICK, SMALL
+from conftest import QUICK
 
 from experiments.curves import read_curves
-from experiments.launch import ROOT
 from experiments.tracking import MLflowTracker, send
 from train import train
-
-
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables; making them takes seconds, so each test copies it."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MLflowTracker(f"sqlite:///{path}").experiment_id()
-    return path
-
-
-@pytest.fixture
-def uri(database: Path, tmp_path: Path) -> str:
-    shutil.copy(database, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 def test_run_is_mirrored(config: Callable[..., Any], uri: str, tmp_path: Path) -> None:
@@ -100,15 +82,3 @@ def test_a_run_that_fails_is_marked_and_a_later_try_takes_the_same_mirror(
     monkeypatch.undo()
     train(config(*QUICK, "tracking=mlflow"))
     assert [run.info.status for run in client.search_runs([tracker.experiment_id()])] == ["FINISHED"]
-
-
-def test_a_sweep_has_one_parent(uri: str, tmp_path: Path) -> None:
-    import mlflow
-
-    words = [sys.executable, "train.py", "-m", "reranker=random,first_stage", f"paths.root={tmp_path}", *SMALL]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    runs = mlflow.MlflowClient(uri).search_runs([MLflowTracker(uri).experiment_id()])
-    (parent,) = [run for run in runs if run.data.tags["kind"] == "sweep"]
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) == 2 and {run.info.status for run in runs} == {"FINISHED"}
