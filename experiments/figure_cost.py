@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from experiments.figure_rows import Panel, Series, interval, listed
-from experiments.figure_style import CHANCE, Figure, apart, canvas, legend
+from experiments.figure_style import CHANCE, Figure, apart, canvas, legend, short
 from experiments.metrics import display
 
-LABELLED = 14  # points; of more, those that are drawn in full elsewhere
+LABELLED = 6  # points that carry their names; more of them carry numbers, which the legend explains
 
 
 def draw(panel: Panel) -> list[Figure] | str:
@@ -22,26 +22,28 @@ def draw(panel: Panel) -> list[Figure] | str:
     metric = panel.metric
     drawing = canvas(panel.titled(f"{display(metric)} against time a request"), panel.small_print, 3.8)
     axes: Any = drawing.subplots()
-    named = rows if len(rows) <= LABELLED else [one for one in rows if one in panel.highlighted()]
+    numbered = len(rows) > LABELLED
+    legends: dict[str, Any] = {}
     texts, points, bars = [], [], []
     for one in rows:
         milliseconds = speeds(one)
         x, y = float(np.mean(milliseconds)), one.mean(metric)
         low, high = (float(end) for end in interval(panel.per_request(one, [metric])[:, 0], panel.seed))
-        look = {"color": one.look.color, "elinewidth": 0.9, "capsize": 0, "zorder": 2.5}
+        bar = {"color": one.look.color, "elinewidth": 0.9, "capsize": 0, "zorder": 2.5}
         across = [[x - min(milliseconds)], [max(milliseconds) - x]]
-        axes.errorbar([x], [y], yerr=[[max(y - low, 0)], [max(high - y, 0)]], xerr=across, fmt="none", **look)
-        axes.plot(
-            [x], [y], marker=one.look.marker, color=one.look.color, linestyle="none", markersize=6, label=one.label
-        )
+        axes.errorbar([x], [y], yerr=[[max(y - low, 0)], [max(high - y, 0)]], xerr=across, fmt="none", **bar)
+        symbol = {"marker": one.look.marker, "color": one.look.color, "linestyle": "none", "markersize": 6}
+        (point,) = axes.plot([x], [y], **symbol, label=one.label)
+        points.append((x, y))
         bars += [[x, low, x, high], [min(milliseconds), y, max(milliseconds), y]]
-        if one in named:
-            texts.append(axes.annotate(said(one), (x, y), xytext=(6, 0), textcoords="offset points", fontsize=6.5,
-                                       color="#111111", linespacing=1.0, va="bottom", ha="left",
-                                       arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#999999",
-                                                   "shrinkA": 0, "shrinkB": 3}))  # fmt: skip
-            texts[-1].set_in_layout(False)
-            points.append((x, y))
+        if numbered:
+            together = said(one).replace(" s training", "\u00a0s\u00a0training")  # is not broken in a line
+            legends[f"{len(points)}  {together}"] = point
+        text = str(len(points)) if numbered else said(one).replace(" (", "\n(")
+        look = {"xytext": (6, 0), "textcoords": "offset points", "fontsize": 6.5, "linespacing": 1.0}
+        arrow = {"arrowstyle": "-", "linewidth": 0.4, "color": "#999999", "shrinkA": 0, "shrinkB": 3}
+        texts.append(axes.annotate(text, (x, y), **look, arrowprops=arrow))
+        texts[-1].set_in_layout(False)
     handles = [axes.axhline(panel.chance_level(metric), **CHANCE, label="chance")]
     stage = next((one for one in panel.series if one.reranker == "first_stage"), None)
     if stage is not None:
@@ -56,7 +58,8 @@ def draw(panel: Panel) -> list[Figure] | str:
     axes.set_ylim(0)
     axes.set_xlabel(f"milliseconds a request ({devices(rows)})")
     axes.set_ylabel(display(metric))
-    legend(drawing, handles, [handle.get_label() for handle in handles], 20)
+    legends |= {handle.get_label(): handle for handle in handles}
+    legend(drawing, list(legends.values()), list(legends), 34 if numbered else 20)
     bars += [
         [axes.get_xlim()[0], level, axes.get_xlim()[1], level]
         for level in (handle.get_ydata()[0] for handle in handles)
@@ -78,7 +81,7 @@ def speeds(one: Series) -> list[float]:
 
 def said(one: Series) -> str:
     seconds = float(np.mean([run.cost["training_seconds"] for run in one.runs]))
-    return f"{one.label}\n({seconds:,.3g} s training)"
+    return f"{short(one.label)} ({seconds:,.3g} s training)"
 
 
 def devices(rows: list[Series]) -> str:

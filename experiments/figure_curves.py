@@ -22,55 +22,77 @@ CHANCE_CURVES = ("train_letter_loss", "train_sequential_loss", "train_loss")  # 
 
 
 def draw(panel: Panel) -> list[Figure] | str:
-    trained = [one for one in panel.methods if one.own and any(loss_of(run)[0] is not None for run in one.runs)]
+    there = [one for one in panel.methods if one.own]
+    trained = [one for one in there if any(logged(run, panel.metric) for run in trainings(one))]
     if not trained:
-        return "no run has logged a training loss"
+        return "no run has logged a loss or a validation metric while it trained (trainer.logging_steps=1 logs all)"
     names = list(dict.fromkeys(one.reranker for one in trained))
-    across = min(len(names), ACROSS)
-    down = -(-len(names) // ACROSS)
-    drawing = canvas(panel.titled("Training loss and validation"), panel.small_print, 1.2 + 3.1 * down)
-    if len(names) == 1:
-        drawing.set_figheight(3.0)
-        grid: Any = drawing.subplots(1, 2, squeeze=False).reshape(2, 1, 1)
-    else:
-        grid = drawing.subplots(2 * down, across, squeeze=False, sharex="none").reshape(down, 2, across)
-        grid = grid.transpose(1, 0, 2).reshape(2, 1, down * across)
+    drawing = canvas(panel.titled("Training loss and validation"), panel.small_print)
     shown: dict[str, Any] = {}
-    metric, said = panel.metric, []
-    top = 0.0
-    for i, axes in enumerate(grid[0, 0]):
-        below = grid[1, 0, i]
-        if i >= len(names):
-            axes.set_visible(False)
-            below.set_visible(False)
-            continue
-        rows = [one for one in trained if one.reranker == names[i]]
-        shown |= losses(axes, names[i], rows, shown)
-        said.append(falls(names[i], rows))
-        seen = [validation(below, one, metric) for one in rows]
-        level = panel.chance_level(metric)
-        below.axhline(level, **CHANCE)
-        below.set_xlabel("epoch")
-        if i % across == 0 or len(names) == 1:
-            below.set_ylabel(f"validation {display(metric)}")
-        if not any(seen):
-            below.text(0.5, 0.5, "no validation\nduring training", transform=below.transAxes, ha="center", va="center")
-        top = max(top, below.get_ylim()[1])
-        if len(names) > 1:
-            below.sharex(axes)
-            axes.set_title(names[i], loc="left", fontweight="bold")
+    said, columns = [], grid(drawing, len(names))
+    for i, (name, (upper, lower)) in enumerate(zip(names, columns, strict=True)):
+        rows = [one for one in trained if one.reranker == name]
+        shown |= losses(upper, rows)
+        for one in rows:
+            validation(lower, one, panel.metric)
+        if not lower.lines:
+            lower.text(0.5, 0.5, "no validation\nduring training", transform=lower.transAxes, ha="center", va="center")
+        lower.axhline(panel.chance_level(panel.metric), **CHANCE, label="chance")
+        lower.set_xlabel("epoch")
+        if i % ACROSS == 0:
+            lower.set_ylabel(f"validation {display(panel.metric)}")
+        if len(names) == 1:
+            upper.set_xlabel("epoch")
         else:
-            axes.set_xlabel("epoch")
-    for below in grid[1, 0]:
-        below.set_ylim(0, top)  # metrics compare
+            upper.set_title(name, loc="left", fontweight="bold")
+        last = max((x for axes in (upper, lower) for line in axes.lines for x in epochs(line)), default=1.0)
+        for axes in (upper, lower):
+            axes.set_xlim(0, 1.03 * last)
+        said += falls(name, rows)
+    top = max(lower.get_ylim()[1] for _, lower in columns)
+    for _, lower in columns:
+        lower.set_ylim(0, top)  # metrics compare
     from matplotlib.lines import Line2D
 
-    shown["chance (validation: of the test)"] = Line2D([], [], **CHANCE)
-    told = list(shown) if len(trained) > len(names) else list(shown)[-1:]  # else the panels' titles name the rows
-    legend(drawing, [shown[label] for label in told], told, 22)
+    told = shown if len(trained) > len(names) else {}  # else the panels' titles name the rows
+    told["chance (of validation: that of the test)"] = Line2D([], [], **CHANCE)
+    legend(drawing, list(told.values()), list(told), 30 if len(told) > 1 else 22)
     caption = f"Training loss of {listed(names)} over epochs beside the loss of a model that knows nothing, and "
-    caption += f"validation {display(metric)} beside chance ({panel.chance_level(metric):.3f}): {'; '.join(said)}."
-    return [Figure(panel.figure_name("curves"), caption, drawing)]
+    caption += f"validation {display(panel.metric)} beside chance ({panel.chance_level(panel.metric):.3f})"
+    return [Figure(panel.figure_name("curves"), "; ".join([caption, *said]) + ".", drawing)]
+
+
+def grid(drawing: Any, n: int) -> list[tuple[Any, Any]]:
+    """Axes of loss and validation for n rerankers: beside each other for one, else one above the other."""
+    if n == 1:
+        drawing.set_figheight(3.0)
+        return [tuple(drawing.subplots(1, 2))]
+    down = -(-n // ACROSS)
+    drawing.set_figheight(1.2 + 3.1 * down)
+    axes = drawing.subplots(2 * down, min(n, ACROSS), squeeze=False)
+    out = [(axes[2 * row][column], axes[2 * row + 1][column]) for row in range(down) for column in range(len(axes[0]))]
+    for pair in out[n:]:
+        for one in pair:
+            one.remove()
+    return out[:n]
+
+
+def epochs(line: Any) -> list[float]:
+    """Nothing of chance, which is drawn across."""
+    return [] if line.get_label() == "chance" else [float(x) for x in line.get_xdata()]
+
+
+def trainings(one: Series) -> list[Finished]:
+    """The runs that trained: of folds that were pooled, those of the folds, if they are still there."""
+    out = []
+    for run in one.runs:
+        folds = [run.folder.parent / name for name in run.manifest.get("folds", {})]
+        out += [Finished(folder, folder.name) for folder in folds if (folder / "manifest.json").exists()] or [run]
+    return out
+
+
+def logged(run: Finished, metric: str) -> bool:
+    return loss_of(run)[0] is not None or curve(run.curves, f"valid_{metric}") is not None
 
 
 def loss_of(run: Finished) -> tuple[Curve | None, float | None]:
@@ -96,56 +118,54 @@ def smoothed(loss: Curve) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def losses(axes: Any, name: str, rows: list[Series], shown: dict[str, Any]) -> dict[str, Any]:
-    """One line a seed. Returns what the legend says."""
-    new: dict[str, Any] = {}
+def losses(axes: Any, rows: list[Series]) -> dict[str, Any]:
+    """One line a training, smoothed; the values themselves faintly. Returns a handle of each row for the legend."""
+    shown: dict[str, Any] = {}
     levels: set[float] = set()
     ends: list[float] = []
+    what = "loss"
     for one in rows:
-        for run in one.runs:
+        for run in trainings(one):
             loss, chance = loss_of(run)
             if loss is None:
                 continue
             line = smoothed(loss)
             if line is not loss.value and len(rows) <= 3:
-                axes.plot(loss.epoch, loss.value, color=one.look.color, linewidth=0.5, alpha=0.25, gid="raw")
+                axes.plot(loss.epoch, loss.value, color=one.look.color, linewidth=0.5, alpha=0.25)
             (drawn,) = axes.plot(loss.epoch, line, **one.look.plot | {"linewidth": 1.1}, label=one.label)
             if len(loss.value) == 1:
                 drawn.set_marker(one.look.marker)
-            if one.label not in shown:
-                new[one.label] = drawn
+            shown.setdefault(one.label, drawn)
             levels |= set() if chance is None else {chance}
             ends += [value for value in line if np.isfinite(value)]
+            what = loss.name.removeprefix("train_").replace("_", " ")
     for chance in sorted(levels):
         axes.axhline(chance, **CHANCE, label="chance")
     if ends:
         low, high = (float(np.quantile([*ends, *levels], end)) for end in (0, 0.98))
         high = max(high, *levels, low + 1e-6)
         axes.set_ylim(low - 0.08 * (high - low), high + 0.12 * (high - low))  # a loss that diverges leaves the panel
-    first = next(loss for loss, _ in map(loss_of, rows[0].runs) if loss is not None)
-    what = first.name.removeprefix("train_").replace("_", " ")
-    axes.set_ylabel("training loss" if what == "loss" else f"training {what}")
-    return new
+    else:
+        axes.text(0.5, 0.5, "no loss\nwas logged", transform=axes.transAxes, ha="center", va="center")
+    axes.set_ylabel(f"training {what}")
+    return shown
 
 
-def validation(axes: Any, one: Series, metric: str) -> bool:
-    """One line a seed."""
-    found = False
-    for run in one.runs:
+def validation(axes: Any, one: Series, metric: str) -> None:
+    """One line a training."""
+    for run in trainings(one):
         if (seen := curve(run.curves, f"valid_{metric}")) is not None:
-            few = one.look.marker if len(seen.value) <= 12 else ""
-            axes.plot(seen.epoch, seen.value, **one.look.plot | {"linewidth": 1.1}, marker=few, markersize=3)
-            found = True
-    return found
+            marker = one.look.marker if len(seen.value) <= 12 else ""
+            look = one.look.plot | {"linewidth": 1.1, "marker": marker, "markersize": 3}
+            axes.plot(seen.epoch, seen.value, **look, label=one.label)
 
 
-def falls(name: str, rows: list[Series]) -> str:
-    """How the loss ended, over rows and seeds."""
-    ends, level = [], None
-    for run in (run for one in rows for run in one.runs):
-        loss, chance = loss_of(run)
-        if loss is not None:
-            ends.append(loss.ends[1])
-            level = chance if chance is not None else level
+def falls(name: str, rows: list[Series]) -> list[str]:
+    """How the loss ended, over rows and seeds; nothing without a loss."""
+    found = [loss_of(run) for one in rows for run in trainings(one)]
+    ends = [loss.ends[1] for loss, _ in found if loss is not None]
+    if not ends:
+        return []
+    level = next((chance for loss, chance in found if chance is not None and loss is not None), None)
     span = f"{min(ends):.2f}" if max(ends) - min(ends) < 0.005 else f"{min(ends):.2f} to {max(ends):.2f}"
-    return f"the loss of {name} ends at {span}" + (f" (chance {level:.2f})" if level is not None else "")
+    return [f"the loss of {name} ends at {span}" + (f" (chance {level:.2f})" if level is not None else "")]

@@ -55,7 +55,9 @@ def draw(panel: Panel) -> list[Figure] | str:
     axes.set_ylabel(f"{display(key(metric, 0)).partition('@')[0]}@k")
     axes.set_ylim(0)
     axes.set_xlim(0 if ks[0] == 1 and max(deep) > 5 else None, max(deep) * 1.02)
-    if not every:
+    if every:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    else:
         axes.set_xticks(ks)
     ordered = sorted(handles, key=lambda label: -handles[label][0])
     legend(drawing, [handles[label][1] for label in ordered], ordered)

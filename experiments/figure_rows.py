@@ -153,7 +153,7 @@ def panels_of(
     if not kept:
         reason = "all are untrained, untrained=true shows them" if selection.runs else "; ".join(selection.absent[:1])
         raise UserError(f"{selection.name} has no finished run to show ({reason or 'none was given'})")
-    blocks = blocks_of(replace(selection, runs=kept), rows, columns)
+    blocks = sorted(blocks_of(replace(selection, runs=kept), rows, columns), key=lambda block: order(block.values))
     primary = metric or blocks[0].first.manifest["primary"]
     there = [name for name in blocks[0].first.manifest["metrics"] if all(f"test/{name}" in r.metrics for r in kept)]
     if primary not in there:
@@ -192,7 +192,7 @@ def series_of(block: Block, coloured: dict[str, tuple[str, str]]) -> list[Series
     for name, label in references.items():
         if name not in own:
             out.append(Series(label, BASELINE, name, f"{name}/", [first], grey(name), {}, False))
-    for group in sorted(block.groups, key=lambda group: (names.index(group.first.reranker), order(group))):
+    for group in sorted(block.groups, key=lambda group: (names.index(group.first.reranker), order(group.values))):
         name = group.first.reranker
         if name in BASELINES:
             label = group.label if group.values else references.get(name, group.label)
@@ -210,13 +210,13 @@ def series_of(block: Block, coloured: dict[str, tuple[str, str]]) -> list[Series
 def look_of(group: Group, block: Block, coloured: tuple[str, str]) -> Look:
     """A shade and a line of its reranker's colour, in the order of the values that tell its rows apart."""
     family = [other for other in block.groups if other.first.reranker == group.first.reranker]
-    place = [id(other) for other in sorted(family, key=order)].index(id(group))
+    place = [id(other) for other in sorted(family, key=lambda other: order(other.values))].index(id(group))
     return Look(shade(coloured[0], place, len(family)), LINES[place % len(LINES)], coloured[1])
 
 
-def order(group: Group) -> list[tuple[bool, float, str]]:
-    """Rows of a reranker stand in the order of their values, numbers as numbers."""
-    return [(not number(v), float(v) if number(v) else 0.0, str(v)) for v in group.values.values()]
+def order(values: dict[str, Any]) -> list[tuple[bool, float, str]]:
+    """Rows of a reranker, and blocks, stand in the order of their values, numbers as numbers."""
+    return [(not number(v), float(v) if number(v) else 0.0, str(v)) for v in values.values()]
 
 
 def number(value: Any) -> bool:

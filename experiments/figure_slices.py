@@ -45,7 +45,7 @@ def draw(panel: Panel) -> list[Figure] | str:
         axes.set_xlabel(SLICES[what])
     grid[0].set_ylabel(display(metric))
     grid[0].set_ylim(0)
-    legend(drawing, list(handles.values()), list(handles), 18 if len(binned) > 1 else 26)
+    legend(drawing, list(handles.values()), list(handles), 20 if len(binned) > 1 else 30)
     said = [sentence(what, found, of_rows, full or rows) for what, found in binned.items()]
     left = f"; {len(panel.methods) - len(full)} rows that validation did not choose are left out" * (
         len(full) < len(panel.methods)

@@ -70,6 +70,7 @@ FREE_MARKERS = ("P", "X", "*")
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2.5, 1)), (0, (8, 1.5, 1, 1.5, 1, 1.5)))
 GREY = {"first_stage": ("#4d4d4d", "-"), "popularity": ("#7a7a7a", (0, (5, 1.5))), "random": ("#9a9a9a", "-.")}
 CEILING = ("#7a7a7a", (0, (8, 2, 1, 2)))
+SHORT = {"learning_rate=": "lr=", "num_train_epochs=": "epochs=", "per_device_train_batch_size=": "batch="}
 CHANCE: dict[str, Any] = {"color": "#222222", "linestyle": (0, (1, 1.5)), "linewidth": 1.1, "zorder": 1.5}
 
 
@@ -130,11 +131,21 @@ def canvas(title: str, small_print: str, height: float = 3.6) -> Drawing:
     return drawing
 
 
-def legend(drawing: Drawing, handles: list[Any], labels: list[str], width: int = 26) -> None:
-    """Outside of the data, on the right; long labels are broken at spaces."""
-    broken = [textwrap.fill(label, width, break_long_words=True, subsequent_indent=" ") for label in labels]
-    if handles:
-        drawing.legend(handles, broken, loc="outside right upper", labelspacing=0.7, borderaxespad=0.2)
+def legend(drawing: Drawing, handles: list[Any], labels: list[str], width: int = 30) -> None:
+    """Outside of the data, on the right; long labels are broken at spaces, and the figure grows to hold them all."""
+    if not handles:
+        return
+    broken = [textwrap.fill(short(label), width, subsequent_indent="  ") for label in labels]
+    lines = sum(text.count("\n") + 1 for text in broken)
+    drawing.set_figheight(max(drawing.get_figheight(), 0.4 + 0.115 * lines + 0.07 * len(broken)))
+    drawing.legend(handles, broken, loc="outside right upper", labelspacing=0.7, borderaxespad=0.2)
+
+
+def short(label: str) -> str:
+    """A row's label with the usual short names of keys."""
+    for long, name in SHORT.items():
+        label = label.replace(long, name)
+    return label
 
 
 def apart(axes: Axes, texts: list[Any], points: list[tuple[float, float]], bars: list[list[float]]) -> None:
@@ -142,6 +153,8 @@ def apart(axes: Axes, texts: list[Any], points: list[tuple[float, float]], bars:
 
     `bars`: left, low, right, high [data] of what else a label should not cover.
     """
+    from matplotlib.text import Text
+
     drawing: Any = axes.figure
     drawing.draw_without_rendering()
     renderer = drawing.canvas.get_renderer() if hasattr(drawing.canvas, "get_renderer") else drawing._get_renderer()
@@ -151,7 +164,7 @@ def apart(axes: Axes, texts: list[Any], points: list[tuple[float, float]], bars:
     corners = axes.transData.transform(np.reshape(bars, (-1, 2))).reshape(-1, 4)
     taken += [(left - scale, low - scale, right + scale, high + scale) for left, low, right, high in corners]
     for i in np.argsort(-spots[:, 1], kind="stable"):
-        box = texts[i].get_window_extent(renderer)
+        box = Text.get_window_extent(texts[i], renderer)  # an annotation's own adds its arrow
         x, y = spots[i]
         best: tuple[float, tuple[float, float, float, float]] | None = None
         for step in range(1, 12):
@@ -192,5 +205,5 @@ def inline_svg(figure: Figure) -> str:
     """The <svg> element for a page of HTML, with the caption as its alternative text."""
     text = rendered(figure, "svg").decode()
     element = text[text.index("<svg") :]
-    element = re.sub(r' id="([A-Za-z_]+_\d+|[A-Za-z]+)"', "", element)  # of groups; every figure has the same ones
+    element = re.sub(r' id="[\w.]+_\d+"', "", element)  # of groups; every figure has the same ones
     return element.replace("<svg", f'<svg role="img" aria-label="{escape(figure.caption)}"', 1)

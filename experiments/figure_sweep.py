@@ -18,6 +18,8 @@ from experiments.grouping import text
 from experiments.metrics import display
 from experiments.table import FEW, METHOD
 
+CALLED = {"candidates.size": "candidates", "trainer.num_train_epochs": "epochs", "reranker.lora.r": "LoRA rank r"}
+SAID = 4  # lines in the caption
 LOGARITHMIC = 10  # the largest value over the smallest, from which an axis is logarithmic
 
 
@@ -109,8 +111,7 @@ def figure(
     several: list[Panel] | None = None,
 ) -> Figure:
     """`levels`: what stands beside the lines, at each x or (x None) throughout; `chosen`: ring validation's choice."""
-    metric, what = panel.metric, key.rpartition(".")[2].replace("_", " ")
-    what = "candidates" if key == "candidates.size" else what
+    metric, what = panel.metric, CALLED.get(key) or key.rpartition(".")[2].replace("_", " ")
     small = panel.small_print if several is None else (
         f"{panel.small_print.rstrip('.')}; the same with {listed([one.title for one in several[1:]])}."
     )  # fmt: skip
@@ -156,7 +157,8 @@ def figure(
     legend(drawing, [*(handles[label][1] for label in ordered), *rings[0]], [*ordered, *rings[1]])
     caption = f"Test {display(metric)} against {what} beside {listed(list(levels))}"
     caption += f" (bands: {spread}; dots: seeds)" if spread else ""
-    return Figure(name, "; ".join([caption, *said]) + ".", drawing)
+    left = [f"{len(said) - SAID} lines more"] if len(said) > SAID else []
+    return Figure(name, "; ".join([caption, *said[:SAID], *left]) + ".", drawing)
 
 
 def scale(axes: Any, key: str, values: list[float]) -> None:

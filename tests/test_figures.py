@@ -1,0 +1,318 @@
+"""python -m experiments.figures: what is drawn is what the run folders say, and the same runs give the same bytes."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import command
+from matplotlib.text import Text
+from omegaconf import DictConfig
+from run_folders import WIDTH, N, write_run
+
+from data.errors import UserError
+from data.files import read_json, write_json
+from experiments.collect import Selection, select
+from experiments.figure_curves import smoothed
+from experiments.figure_slices import bins
+from experiments.figure_style import FORMATS, inline_svg, overlap, rendered
+from experiments.figures import draw, figures
+from experiments.significance import bootstrap_interval
+from experiments.training_checks import Curve
+
+SEEDS = (0, 1, 2)
+
+
+def selection(root: Path, pattern: str = "*") -> Selection:
+    return select(root, None, [pattern])
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> dict[str, list[Path]]:
+    """bert4rec and sasrec with three seeds each."""
+    skills = {"bert4rec": 0.4, "sasrec": 2.0}
+    return {name: [write_run(tmp_path, name, seed, skill) for seed in SEEDS] for name, skill in skills.items()}
+
+
+def only(root: Path, name: str, **settings: Any) -> Any:
+    (figure,), skipped = draw(selection(root), [name], **settings)
+    assert skipped == [] and figure.caption.endswith(".") and "\n" not in figure.caption
+    return figure
+
+
+def lines(axes: Any) -> dict[str, Any]:
+    return {line.get_label(): line for line in axes.lines}
+
+
+def tables(folders: list[Path]) -> list[pd.DataFrame]:
+    return [pd.read_parquet(folder / "per_request.parquet") for folder in folders]
+
+
+def mean_metric(folders: list[Path], name: str) -> float:
+    return float(np.mean([read_json(folder / "metrics.json")[f"test/{name}"] for folder in folders]))
+
+
+def test_recall_at_k_is_drawn_from_ranks_with_bands_and_the_chance_of_each_k(
+    tmp_path: Path, two: dict[str, list[Path]]
+) -> None:
+    axes = only(tmp_path, "recall_at_k").drawing.axes[0]
+    drawn = lines(axes)
+    for name, folders in two.items():
+        share = [np.mean([(t["rank"] <= k).mean() for t in tables(folders)]) for k in range(1, WIDTH + 1)]
+        np.testing.assert_allclose(drawn[name].get_ydata(), share, atol=1e-12)
+        np.testing.assert_array_equal(drawn[name].get_xdata(), range(1, WIDTH + 1))
+        assert share[4] == pytest.approx(mean_metric(folders, "recall_at_5"))
+    found = (N - 3) / N  # requests whose list holds the item
+    np.testing.assert_allclose(drawn["chance"].get_ydata(), found * np.arange(1, WIDTH + 1) / WIDTH)
+    assert list(drawn["first stage (EASE)"].get_xdata()) == [1, 5, 10]  # its ranks are not recorded
+    per_request = np.mean([[t["rank"] <= k for k in range(1, WIDTH + 1)] for t in tables(two["bert4rec"])], axis=0).T
+    low, _ = bootstrap_interval(per_request, 0)
+    band = axes.collections[0].get_paths()[0].vertices
+    assert any(np.allclose(point, (5, low[4])) for point in band)
+
+
+def test_runs_without_ranks_are_drawn_at_the_ks_of_their_protocol(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "bert4rec", old=True)
+    figure = only(tmp_path, "recall_at_k")
+    line = lines(figure.drawing.axes[0])["bert4rec"]
+    assert list(line.get_xdata()) == [1, 5, 10] and line.get_marker() == "o"
+    assert line.get_ydata()[1] == pytest.approx(mean_metric([folder], "recall_at_5"))
+
+
+def test_curves_have_the_loss_of_chance_and_the_chance_of_the_metric(
+    tmp_path: Path, two: dict[str, list[Path]]
+) -> None:
+    axes = only(tmp_path, "curves").drawing.axes
+    assert len(axes) == 4
+    loss, valid = axes[0], axes[2]
+    assert loss.get_title(loc="left") == "bert4rec"
+    drawn = [line for line in loss.lines if line.get_label() == "bert4rec"]
+    value = np.array([3.2 - 0.02 * step for step in range(1, 41)])
+    assert len(drawn) == 3
+    np.testing.assert_allclose(drawn[0].get_ydata()[1:-1], value[1:-1])  # a straight line smoothed is itself
+    assert drawn[0].get_xdata()[-1] == 2.0
+    assert set(lines(loss)["chance"].get_ydata()) == {3.0}
+    assert set(lines(valid)["chance"].get_ydata()) == {5 / WIDTH}
+    np.testing.assert_allclose(lines(valid)["bert4rec"].get_ydata(), [0.3, 0.4])
+    assert valid.get_ylim() == axes[3].get_ylim()
+
+
+def test_curves_of_old_runs_find_chance_in_the_curves_and_sums_of_tasks_have_none(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "sasrec", old=True)
+    axes = only(tmp_path, "curves").drawing.axes[0]
+    assert set(lines(axes)["chance"].get_ydata()) == {3.0}
+    with (folder / "curves.jsonl").open("a") as file:
+        file.write('{"name": "train_explanation_loss", "step": 1, "epoch": 0.1, "value": 1.0}\n')
+    assert "chance" not in lines(only(tmp_path, "curves").drawing.axes[0])
+
+
+def test_smoothing_is_a_mean_over_a_twentieth() -> None:
+    value = np.random.default_rng(0).random(100)
+    line = smoothed(Curve("train_loss", np.arange(100.0), value))
+    np.testing.assert_allclose(line[50], value[48:53].mean())
+    np.testing.assert_allclose(line[0], value[:3].mean())
+
+
+def test_a_sweep_is_drawn_over_its_key_and_validation_chooses(tmp_path: Path) -> None:
+    rates = (1e-4, 1e-3, 1e-2)
+    runs = {rate: [write_run(tmp_path, "bert4rec", seed, skill, trainer__learning_rate=rate) for seed in SEEDS]
+            for rate, skill in zip(rates, (0.1, 3.0, 0.5), strict=True)}  # fmt: skip
+    figure = only(tmp_path, "sweep")
+    axes = figure.drawing.axes[0]
+    line = lines(axes)["bert4rec"]
+    assert figure.name == "sweep" and axes.get_xscale() == "log" and tuple(line.get_xdata()) == rates
+    np.testing.assert_allclose(line.get_ydata(), [mean_metric(runs[rate], "recall_at_5") for rate in rates])
+    assert set(lines(axes)["chance"].get_ydata()) == {5 / WIDTH}
+    assert "validation chooses 0.001 for bert4rec" in figure.caption
+    ring = axes.lines[1]
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (1e-3, line.get_ydata()[1])
+    spread = np.std([mean_metric([run], "recall_at_5") for run in runs[1e-4]], ddof=1)
+    band = axes.collections[0].get_paths()[0].vertices
+    assert any(np.allclose(point, (1e-4, line.get_ydata()[0] - spread)) for point in band)
+
+
+def test_blocks_of_candidates_are_a_sweep_with_the_chance_of_each(tmp_path: Path) -> None:
+    for size in (10, 20, 40):
+        write_run(tmp_path, "bert4rec", candidates__size=size)
+    with pytest.raises(UserError, match=r"do not share one protocol: candidates.size"):
+        draw(selection(tmp_path))
+    drawn, _ = draw(selection(tmp_path), ["sweep", "wins"], columns=["candidates.size"])
+    assert [figure.name for figure in drawn] == ["sweep", "wins-size-10", "wins-size-20", "wins-size-40"]
+    chance = lines(drawn[0].drawing.axes[0])["chance"]
+    assert list(chance.get_xdata()) == [10, 20, 40] and list(chance.get_ydata()) == [5 / 10, 5 / 20, 5 / 40]
+
+
+def test_cost_has_milliseconds_and_intervals_over_requests(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+    figure = only(tmp_path, "cost")
+    axes = figure.drawing.axes[0]
+    point = lines(axes)["sasrec"]
+    assert point.get_xdata()[0] == pytest.approx(0.4) and axes.get_xscale() == "log"
+    assert point.get_ydata()[0] == pytest.approx(mean_metric(two["sasrec"], "recall_at_5"))
+    assert set(lines(axes)["chance"].get_ydata()) == {5 / WIDTH}
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["bert4rec\n(2.5 s training)", "sasrec\n(2.5 s training)"]
+    low, high = bootstrap_interval(np.mean([t["recall_at_5"] for t in tables(two["sasrec"])], axis=0), 0)
+    bars = [segment for group in axes.collections for segment in group.get_segments()]
+    assert any(np.allclose(bar, [[0.4, low], [0.4, high]]) for bar in bars)
+
+
+@pytest.mark.parametrize("n", [6, 12])
+def test_labels_of_cost_do_not_overlap(tmp_path: Path, n: int) -> None:
+    for size in range(8, 8 + n):
+        write_run(tmp_path, "bert4rec", trainer__num_train_epochs=float(size))
+    drawing = only(tmp_path, "cost").drawing
+    drawing.draw_without_rendering()
+    boxes = [Text.get_window_extent(text).extents for text in drawing.axes[0].texts]
+    pairs = [overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+    assert len(boxes) == n and max(pairs) < 3  # pixels
+
+
+def test_wins_are_counted_and_sorted(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+    figure = only(tmp_path, "wins", a="sasrec", b="bert4rec", metric="ndcg_at_10")
+    a, b = (np.mean([t["ndcg_at_10"] for t in tables(two[name])], axis=0) for name in ("sasrec", "bert4rec"))
+    wins, losses = int((a - b > 1e-12).sum()), int((b - a > 1e-12).sum())
+    assert f"{wins} wins, {N - wins - losses} equal, {losses} losses, mean {(a - b).mean():+.4f}" in figure.caption
+    above, below = figure.drawing.axes[0].patches[:2]
+    drawn = above.get_data().values + below.get_data().values
+    np.testing.assert_allclose(drawn, np.sort(a - b)[::-1], atol=1e-12)
+    with pytest.raises(UserError, match=r"a=vip5 is no row of these runs; choose of \[popularity,first stage"):
+        draw(selection(tmp_path), ["wins"], a="vip5")
+
+
+def test_wins_compare_the_choice_of_validation_with_the_first_stage(
+    tmp_path: Path, two: dict[str, list[Path]]
+) -> None:
+    assert "of sasrec minus that of first stage (EASE) for each of 60 requests" in only(tmp_path, "wins").caption
+
+
+def test_slices_are_means_of_quantile_bins(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+    figure = only(tmp_path, "slices")
+    by_length, by_popularity = figure.drawing.axes
+    table = tables(two["sasrec"])[0]
+    values = np.mean([t["recall_at_5"] for t in tables(two["sasrec"])], axis=0)
+    for axes, column in ((by_length, "history_length"), (by_popularity, "target_popularity")):
+        expected, n = [], 0
+        for text in axes.get_xticklabels():
+            span, _, count = text.get_text().partition("\nn = ")
+            low, high = (float(end) for end in (span.split("–") if "–" in span else (span, span)))
+            members = table[column].between(low, high).to_numpy()
+            assert members.sum() == int(count)
+            expected.append(values[members].mean())
+            n += int(count)
+        assert n == N and len(expected) == 3
+        np.testing.assert_allclose(lines(axes)["sasrec"].get_ydata(), expected)
+    found = table["found"].to_numpy()
+    first = table["history_length"].to_numpy() <= float(by_length.get_xticklabels()[0].get_text().split("\n")[0][2:])
+    assert lines(by_length)["chance"].get_ydata()[0] == pytest.approx(found[first].mean() * 5 / WIDTH)
+
+
+def test_bins_hold_every_known_value_once() -> None:
+    values = np.array([1.0] * 50 + list(range(60)) + [np.nan] * 5)
+    found = bins(values)
+    assert sorted(np.concatenate([rows for _, rows in found])) == list(range(110))
+    assert [label for label, _ in bins(np.zeros(30))] == ["0"]
+
+
+def test_old_runs_are_drawn_without_what_they_lack_and_it_is_said(tmp_path: Path) -> None:
+    write_run(tmp_path, "bert4rec", old=True)
+    drawn, skipped = draw(selection(tmp_path))
+    assert {figure.name for figure in drawn} == {"curves", "recall_at_k", "cost", "wins", "slices"}
+    assert len(next(figure for figure in drawn if figure.name == "slices").drawing.axes) == 1
+    assert skipped == ["sweep, no number was swept: rows differ in no numeric key"]
+
+
+def test_of_many_rows_the_choice_of_validation_is_drawn_in_full(tmp_path: Path) -> None:
+    for step in range(1, 8):
+        write_run(tmp_path, "bert4rec", skill=3.0 if step == 4 else 0.1, trainer__learning_rate=step * 1e-3)
+    figure = only(tmp_path, "recall_at_k")
+    drawn = lines(figure.drawing.axes[0])
+    assert drawn["bert4rec learning_rate=0.004"].get_alpha() is None
+    assert sum(line.get_alpha() == 0.45 for line in drawn.values()) == 6
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+    once, again = (
+        [rendered(f, form) for f in draw(selection(tmp_path), ["curves", "cost"])[0] for form in FORMATS]
+        for _ in range(2)
+    )
+    assert once == again and len(set(once)) == 6
+
+
+def test_svg_for_a_page_has_its_caption_text_as_text_and_ids_of_its_own(
+    tmp_path: Path, two: dict[str, list[Path]]
+) -> None:
+    drawn, _ = draw(selection(tmp_path), ["recall_at_k", "cost"])
+    elements = [inline_svg(figure) for figure in drawn]
+    for figure, element in zip(drawn, elements, strict=True):
+        assert element.startswith('<svg role="img" aria-label="') and element.rstrip().endswith("</svg>")
+        assert figure.caption[:20] in element and ">chance</text>" in element
+    first, second = (set(re.findall(r' id="([^"]+)"', element)) for element in elements)
+    assert first and second and not first & second
+    for element, ids in zip(elements, (first, second), strict=True):
+        assert set(re.findall(r"(?:url\(|href=\")#(\w+)", element)) <= ids
+
+
+def test_the_command_writes_files_and_says_what_each_shows(
+    tmp_path: Path, two: dict[str, list[Path]], config: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(*words: str) -> DictConfig:
+        return config("runs=[tiny-*]", *words, small=False, name="figures")
+
+    figures(ask("figures=[cost,wins,sweep]", "formats=[svg,png]"))
+    out = capsys.readouterr().out
+    folder = tmp_path / "figures" / "runs"
+    assert sorted(path.name for path in folder.iterdir()) == ["cost.png", "cost.svg", "wins.png", "wins.svg"]
+    assert f"{folder / 'cost.png'}\n" in out and "  Test Recall@5" in out and "Not drawn: sweep, no number" in out
+    with pytest.raises(UserError, match="figures=pie is not allowed; choose curves or recall_at_k"):
+        figures(ask("figures=[pie]"))
+    with pytest.raises(UserError, match="formats=gif is not allowed"):
+        figures(ask("formats=gif"))
+    with pytest.raises(UserError, match="metric=recall_at_3 is not a metric of these runs; choose of recall_at_1"):
+        figures(ask("metric=recall_at_3"))
+    with pytest.raises(UserError, match="no figure can be drawn of runs: sweep, no number was swept"):
+        figures(ask("figures=sweep"))
+    with pytest.raises(UserError, match=r"unknown key figure; did you mean figures\?"):
+        figures(ask("+figure=1"))
+
+
+def test_figures_go_to_the_sweeps_run_in_mlflow_and_its_failure_is_a_warning(
+    tmp_path: Path,
+    two: dict[str, list[Path]],
+    config: Callable[..., DictConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sent = []
+
+    class Client:
+        def log_artifact(self, run: str, path: str, folder: str) -> None:
+            sent.append((run, Path(path).name, folder))
+
+    jobs = [{"overrides": [], "run": folder.name, "error": None} for folders in two.values() for folder in folders]
+    record = {"name": "one", "experiment": None, "swept": ["seed"], "jobs": jobs, "table": None}
+    write_json(tmp_path / "sweeps" / "one.json", record | {"mlflow": {"uri": "u", "run_id": "r"}})
+    monkeypatch.setattr("experiments.tracking.MLflowTracker._client", lambda self: Client())
+    cfg = config("figures=wins", "formats=[pdf]", "tracking=mlflow", small=False, name="figures")
+    figures(cfg)
+    assert sent == [("r", "wins.png", "figures")]
+    assert [path.name for path in (tmp_path / "figures" / "one").iterdir()] == ["wins.pdf"]
+
+    def down(self: Any) -> Any:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr("experiments.tracking.MLflowTracker._client", down)
+    figures(cfg)
+    assert "MLflow at u did not take the figures (no server)" in caplog.text
+    figures(config("figures=wins", "formats=[pdf]", small=False, name="figures"))  # tracking=none
+    assert len(sent) == 1
+
+
+def test_mixed_protocols_end_in_one_sentence(tmp_path: Path) -> None:
+    for size in (10, 20):
+        write_run(tmp_path, "bert4rec", candidates__size=size)
+    out = command("-m", "experiments.figures", f"paths.root={tmp_path}", "runs=tiny-*", "tracking=none")
+    assert out.returncode == 2 and "Traceback" not in out.stderr
+    assert out.stderr.count("\n") == 1 and "these runs do not share one protocol" in out.stderr
