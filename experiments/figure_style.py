@@ -205,5 +205,6 @@ def inline_svg(figure: Figure) -> str:
     """The <svg> element for a page of HTML, with the caption as its alternative text."""
     text = rendered(figure, "svg").decode()
     element = text[text.index("<svg") :]
-    element = re.sub(r' id="[\w.]+_\d+"', "", element)  # of groups; every figure has the same ones
+    own = re.sub(r"\W", "-", figure.name)  # ids are of the whole page, and figures share some
+    element = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{own}-", element)
     return element.replace("<svg", f'<svg role="img" aria-label="{escape(figure.caption)}"', 1)

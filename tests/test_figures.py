@@ -252,7 +252,7 @@ def test_svg_for_a_page_has_its_caption_text_as_text_and_ids_of_its_own(
     first, second = (set(re.findall(r' id="([^"]+)"', element)) for element in elements)
     assert first and second and not first & second
     for element, ids in zip(elements, (first, second), strict=True):
-        assert set(re.findall(r"(?:url\(|href=\")#(\w+)", element)) <= ids
+        assert set(re.findall(r"(?:url\(|href=\")#([\w-]+)", element)) <= ids
 
 
 def test_the_command_writes_files_and_says_what_each_shows(

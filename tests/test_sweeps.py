@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, command
 from sweeping import TRAINED, finished, made, parent_and_children, record, results, runs_of, started, sweep, wait_for
+from tiny_runs import hits, make_run
 
 from experiments.run_names import labels, matters
 from experiments.sweeps import after_sweep, record_path
@@ -145,17 +146,17 @@ def test_names_of_runs(overrides: list[str], row: str, last: str) -> None:
 
 
 def test_after_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "runs" / "a").mkdir(parents=True)
-    (tmp_path / "runs" / "a" / "manifest.json").write_text("{}")
+    done = make_run(tmp_path, "bert4rec", 0, hits(0.5, 50, 1)).name
     (tmp_path / "runs" / "b").mkdir()
     jobs = [{"overrides": [f"seed={i}"], "run": run, "error": error} for i, (run, error) in
-            enumerate([("a", None), ("b", None), ("c", None), (None, "no such thing")])]  # fmt: skip
+            enumerate([(done, None), ("b", None), ("c", None), (None, "no such thing")])]  # fmt: skip
     path = tmp_path / "sweeps" / "x.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"name": "x", "jobs": jobs}))
+    path.write_text(json.dumps({"name": "x", "experiment": None, "swept": ["seed"], "jobs": jobs}))
     after_sweep(path)
     said, errors = capsys.readouterr()
     assert "Sweep x: 1 of 4 jobs finished" in said
+    assert "INCOMPLETE, 3 jobs have no finished run" in said and (tmp_path / "tables" / "x.md").exists()
     assert [line.split("): ")[1] for line in errors.splitlines()] == [
         "interrupted; the same command continues", "not begun", "no such thing",
     ]  # fmt: skip
