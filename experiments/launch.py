@@ -36,6 +36,7 @@ PLUGINS = {
 
 
 OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
 
 
 left_out: list[str] = []  # one sentence for each job of a sweep that could not be composed

@@ -13,6 +13,7 @@ from data.errors import UserError
 from experiments.launch import ROOT
 
 ASKED = tuple(f"reranker.{key}" for key in "permutations calibration scorer template beams".split())  # not trained
+MODELS = ("model", "image_encoder")  # of a reranker; the environment may have named them when it was trained
 FIXED = ("reranker", "reranker.name", "reranker.path", "tuned", "trainer", "seed", "experiment")  # by the training
 
 
@@ -43,5 +44,10 @@ def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
         for word in stored
         if (key := word.partition("=")[0].lstrip("+~")) not in values and not key.startswith(new_groups)
     ]
+    given = {word.partition("=")[0].lstrip("+~") for word in kept}
+    trained = OmegaConf.load(folder / "config.yaml").reranker
+    for key in MODELS:
+        if isinstance(value := trained.get(key), str) and f"reranker.{key}" not in given:
+            kept.append("reranker.{}='{}'".format(key, value.replace("'", "\\'")))
     dropped = tuple(f"{group}=" for group in ("run", *of_the_run))
     return ["hydra.mode=RUN", *kept, *(word for word in arguments if not word.startswith(dropped)), f"run={folder}"]

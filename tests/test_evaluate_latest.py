@@ -20,6 +20,7 @@ def finished(root: Path, name: str, age: int, *overrides: str, folds: tuple[str,
     folder.mkdir(parents=True)
     dataset, reranker, _ = name.split("-")
     (folder / "overrides.yaml").write_text("\n".join(f"- {word}" for word in overrides) or "[]")
+    (folder / "config.yaml").write_text("reranker: {model: null}")
     manifest = {"dataset": dataset, "reranker": reranker} | ({"folds": dict.fromkeys(folds)} if folds else {})
     (folder / "manifest.json").write_text(json.dumps(manifest))
     os.utime(folder / "manifest.json", (1e9 - age, 1e9 - age))
@@ -123,3 +124,14 @@ def test_a_trained_model_may_be_asked_in_another_way(tmp_path: Path) -> None:
     words = with_overrides_of_the_run([f"paths.root={tmp_path}", "run=latest", *new])
     assert words[1:3] == ["reranker=vip5", "reranker.beams=10"] and set(new) < set(words)
     assert words[-1] == f"run={folder}"
+
+
+def test_what_the_environment_named_stays_with_the_run(runs: Path) -> None:
+    """`reranker.model` may come from a variable that is not set any more when the run is evaluated."""
+    trained = runs / "runs" / "xquad-viranker-2"
+    (trained / "config.yaml").write_text("reranker: {model: /it's/mine, image_encoder: null}")
+    words = with_overrides_of_the_run([f"paths.root={runs}", f"run={trained}"])
+    assert r"reranker.model='/it\'s/mine'" in words
+    (trained / "overrides.yaml").write_text("[reranker=viranker, reranker.model=named]")
+    words = with_overrides_of_the_run([f"paths.root={runs}", f"run={trained}"])
+    assert [word for word in words if word.startswith("reranker.model")] == ["reranker.model=named"]

@@ -56,3 +56,23 @@ def test_settings_from_nothing_are_only_where_they_are_asked_for(reranker: str, 
     asked = config(f"reranker={reranker}", "dataset=demo", "tuned=from_nothing/${reranker}_${dataset}", small=False)
     assert plain.reranker.get("init", "scratch") == ("scratch" if reranker == "bert4rec" else "pretrained")
     assert asked.reranker.get("init", "scratch") == "scratch"
+
+
+def test_folders_of_models_come_from_the_environment(
+    config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grid of rerankers has one `reranker.model` for all, so each has a variable of its own."""
+    for reranker, key in (
+        ("qwen_letter", "model"),
+        ("vip5", "model"),
+        ("vip5", "image_encoder"),
+        ("viranker", "model"),
+    ):
+        assert config(f"reranker={reranker}").reranker[key] != "/my/model"
+        monkeypatch.setenv(f"{reranker}_{key}".upper(), "/my/model")
+        assert config(f"reranker={reranker}").reranker[key] == "/my/model"
+
+
+def test_alpha_follows_the_rank(config: Callable[..., Any]) -> None:
+    pairs = [config("experiment=lora_rank_sweep", *job).reranker.lora for job in jobs("lora_rank_sweep")]
+    assert [(lora.r, lora.lora_alpha) for lora in pairs] == [(8, 16), (16, 32), (32, 64), (64, 128)]
