@@ -1,14 +1,12 @@
 """Sweeps that are planned, skipped, resumed and recorded: python train.py -m reranker=popularity,bert4rec seed=0,1,2
 
 Before the first job the plan is printed: what is finished already is left out, what cannot run is left out with its
-reason, and the rest is done. `<root>/sweeps/<name>.json` records the jobs and their run folders; its name is a hash of
-the jobs, so that the same command finds it again, whatever ended it the last time.
+reason, and the rest is done. `experiments.sweep_record` is what the next call finds.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -19,17 +17,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from data.dataset import sha256
 from data.errors import UserError
 from data.files import read_json, write_json
 from experiments import launch, launchers
 from experiments.findings import raise_failed, read_diagnosis
 from experiments.launch import JobFailed, sentence
 from experiments.planning import ABSENT, FINISHED, SAME, TO_DO, Job, Planner
-from experiments.run_names import matters, split_word
 from experiments.runs import Run
 from experiments.summary import one_line
 from experiments.sweep_mirror import SweepMirror, is_free
+from experiments.sweep_record import content_of, note, place, record_path, tags_of, turn, varying
 from experiments.tracking import RECORD, MLflowTracker
 
 
@@ -125,7 +122,7 @@ class Sweep:
         return next(job for job in self.jobs if job.overrides == list(words) and job.status == TO_DO)
 
     def _failed(self, words: Sequence[str], error: BaseException) -> None:
-        said = sentence(error) if isinstance(error, JobFailed) else f"its process ended: {sentence(error)}"
+        said = sentence(error) if isinstance(error, JobFailed) else f"the launcher failed: {sentence(error)}"
         self.failures[self._job(words).number] = said, getattr(error, "exit_code", 1)
 
     def _state(self, words: Sequence[str]) -> str:
@@ -145,60 +142,6 @@ class Sweep:
     def _content(self, before: dict[str, Any]) -> dict[str, Any]:
         jobs = [{"overrides": job.overrides, "run": job.run, "error": job.error} for job in self.jobs]
         return content_of(self.config, self.record.stem, jobs) | {"mlflow": before.get("mlflow")}
-
-
-def content_of(config: DictConfig, name: str, jobs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a record holds; `python -m experiments.tables` makes a table of it."""
-    table = OmegaConf.select(config, "table")
-    return {
-        "name": name,
-        "experiment": config.hydra.runtime.choices.get("experiment"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "swept": swept([job["overrides"] for job in jobs]),
-        "jobs": jobs,
-        "table": OmegaConf.to_container(table, resolve=True) if table is not None else {},
-        "mlflow": None,
-        "metric": OmegaConf.select(config, "protocol.primary"),
-    }
-
-
-def tags_of(content: dict[str, Any], datasets: list[str]) -> dict[str, str]:
-    """Of the parent run."""
-    command = " ".join(content["command"])
-    return {
-        "dataset": ", ".join(datasets) or "none",
-        "experiment": content["experiment"] or "none",
-        "command": command,
-        "mlflow.note.content": f"`{command}`",
-        "mlflow.source.name": content["command"][0],
-        "mlflow.source.type": "LOCAL",
-        **dict.fromkeys(("row", "reranker", "seed"), "sweep"),  # so that it is a group of its own
-    }
-
-
-def swept(jobs: list[list[str]]) -> list[str]:
-    """The keys that differ between jobs."""
-    values: dict[str, set[str]] = {}
-    for key, value in map(split_word, itertools.chain.from_iterable(jobs)):
-        values.setdefault(key, set()).add(value)
-    keys = [{split_word(word)[0] for word in words} for words in jobs]
-    return [key for key, found in values.items() if len(found) > 1 or not all(key in of_job for of_job in keys)]
-
-
-def varying(jobs: list[list[str]]) -> list[str]:
-    """Of each job the words that not all have; all of them if they have the same."""
-    keys = swept(jobs)
-    return [" ".join([word for word in words if split_word(word)[0] in keys] or words) for words in jobs]
-
-
-def turn(record: Path) -> Any:
-    """The lock of a record: one process at a time reads and writes it."""
-    return Run(record.with_suffix("")).lock(record.parent.parent)
-
-
-def record_path(root: Path, experiment: str | None, jobs: list[list[str]]) -> Path:
-    kept = sorted(sorted(word for word in words if matters(word)) for words in jobs)
-    return root / "sweeps" / f"{experiment or 'sweep'}-{sha256(json.dumps(kept))[:10]}.json"
 
 
 def mirror_of(config: DictConfig, name: str) -> SweepMirror | None:
@@ -229,14 +172,6 @@ def show_job(folder: Path, diagnose: str) -> dict[str, float]:
     if diagnose == "strict":
         raise_failed(read_diagnosis(folder), f"the run is whole, see {folder / 'diagnosis.json'}")
     return read_json(folder / "metrics.json")
-
-
-def place() -> str:
-    """`3/9`: the job's number in the plan; a search has none."""
-    hydra, record = HydraConfig.get(), os.environ.get(RECORD)
-    jobs = [job["overrides"] for job in read_json(Path(record))["jobs"]] if record else []
-    words = list(hydra.overrides.task)
-    return f"{jobs.index(words) + 1}/{len(jobs)}" if words in jobs else f"{int(hydra.job.num) + 1}"
 
 
 def after_sweep(record: Path) -> None:
@@ -301,17 +236,3 @@ class Search(Callback):
         after_sweep(self.record)
 
     def raise_failed(self) -> None: ...
-
-
-def note(record: Path, words: list[str], run: str) -> None:
-    """Records the run of a job that was not known before, as all of a search are."""
-    with turn(record):
-        content = read_json(record)
-        if run in [job["run"] for job in content["jobs"]]:
-            return
-        own = next((job for job in content["jobs"] if job["overrides"] == words), None)
-        if own is None:
-            content["jobs"].append(own := {"overrides": words, "run": run, "error": None})
-        own["run"] = run
-        content["swept"] = swept([job["overrides"] for job in content["jobs"]])
-        write_json(record, content)

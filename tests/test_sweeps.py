@@ -11,7 +11,8 @@ from sweeping import TRAINED, finished, made, parent_and_children, record, resul
 from tiny_runs import hits, make_run
 
 from experiments.run_names import labels, matters
-from experiments.sweeps import after_sweep, record_path
+from experiments.sweep_record import record_path
+from experiments.sweeps import after_sweep
 
 
 def trains(root: Path) -> bool:
