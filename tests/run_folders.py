@@ -29,6 +29,18 @@ def metrics_of(rank: np.ndarray) -> dict[str, np.ndarray]:
     return measure(ranks, ["recall", "ndcg"], KS)
 
 
+def write_config(folder: Path, flat: dict[str, Any]) -> None:
+    """config.yaml of keys with dots."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(nested, sort_keys=False))
+
+
 def write_run(
     root: Path, reranker: str, seed: int = 0, skill: float = 1.0, old: bool = False, folder: str = "", **config: Any
 ) -> Path:
@@ -70,14 +82,7 @@ def write_run(
         "seed": seed, "labels": ["synthetic data"], "notes": [], "interactions_sha256": "i",
         "candidates_sha256": f"c{size}", **({} if old else {"chance_loss": {"train_loss": 3.0}}),
     })  # fmt: skip
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        *parents, last = key.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    (path / "config.yaml").write_text(yaml.safe_dump(nested))
+    write_config(path, values)
     write_json(path / "environment.json", {"git_sha": "0"})
     points = []
     for step in range(1, 41):

@@ -1,4 +1,4 @@
-"""Run folders as a finished training leaves them, with metrics that a test chooses: no model, no data."""
+"""Run folders whose metrics, candidates and labels a test chooses, for tables and reports; see run_folders for curves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from run_folders import write_config
 
 from data.files import write_json, write_parquet
 
@@ -50,15 +51,8 @@ def make_run(
     } | (config or {})
     words = "-".join(str(value) for key, value in (config or {}).items() if key != "seed")
     folder = root / "runs" / f"demo-{reranker}-{mode}{candidates}-{words}{seed}{tail}"
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *above, last = key.split(".")
-        node = nested
-        for part in above:
-            node = node.setdefault(part, {})
-        node[last] = value
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(nested, sort_keys=False))
+    write_config(folder, flat)
     (folder / "overrides.yaml").write_text(yaml.safe_dump([f"reranker={reranker}", f"seed={seed}"]))
     reference = {"popularity": hits(0.25, n, 98), "first_stage": hits(0.4, n, 99)}
     columns: dict[str, Any] = {"request": [f"u{i}" for i in range(n)], "history_length": np.arange(n) % 7 + 1}
