@@ -1,4 +1,4 @@
-"""Run folders whose metrics, candidates and labels a test chooses, for tables and reports; see run_folders for curves."""
+"""Run folders whose metrics, candidates and labels a test chooses; run_folders has curves too."""
 
 from __future__ import annotations
 
