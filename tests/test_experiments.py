@@ -44,8 +44,11 @@ def test_a_comparison_ranks_the_same_candidates(name: str, config: Callable[...,
     assert len({tuple(sorted(rerankers)) for rerankers in compared.values()}) == 1
 
 
-def test_the_demo_compares_every_reranker_from_nothing(config: Callable[..., Any]) -> None:
-    runs = [configure(config("experiment=compare_demo", *job, small=False)) for job in jobs("compare_demo")]
+@pytest.mark.parametrize(
+    ("name", "words"), [("compare_demo", []), ("compare_ml_100k", ["tuned=from_nothing/${reranker}_${dataset}"])]
+)
+def test_every_reranker_can_start_from_nothing(name: str, words: list[str], config: Callable[..., Any]) -> None:
+    runs = [configure(config(f"experiment={name}", *words, *job, small=False)) for job in jobs(name)]
     assert {run.reranker.name for run in runs} == {*BASELINES, *TRAINED, "sasrec"}
     assert {getattr(run.reranker, "init", "scratch") for run in runs} == {"scratch"}
 
