@@ -42,12 +42,17 @@ def start_peak_again() -> None:
 
 def peak_memory_mb() -> float:
     """Of this process (in a sweep: of its jobs so far, where the peak cannot be reset), plus the GPU's."""
-    import resource
-
     import torch
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        memory = psutil.Process().memory_info().peak_wset / 2**20
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
     if torch.cuda.is_available():
         memory += torch.cuda.max_memory_allocated() / 2**20
     return round(memory, 1)

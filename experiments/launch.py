@@ -180,18 +180,38 @@ def searched(cfg: Any, result: Any) -> Any:
     return result[name]
 
 
+def program() -> str:
+    """As it was called: `train.py`, or `-m experiments.tables`."""
+    path = Path(sys.argv[0])
+    return f"-m experiments.{path.stem}" if path.parent.name == "experiments" else path.name
+
+
+def readable(word: str) -> bool:
+    """Whether Hydra's grammar of overrides takes the word."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return word.startswith("-")
+    return True
+
+
 def sentence(error: BaseException) -> str:
     """Hydra's and OmegaConf's composition errors, in one line that says what to do."""
     text = str(error)
     if isinstance(error, UserError | OSError) and not isinstance(error, HydraException):
         return text
     if (found := re.search(r"Could not override '([^']+)'", text)) and "nterpolation" not in text:
-        return f"unknown key {found[1]}; `python train.py --cfg job` shows every key"
+        return f"unknown key {found[1]}; `python {program()} --cfg job` shows every key"
     if found := re.search(
         r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\s+(.*)", text, re.DOTALL
     ):
         options = found[3].partition("Config search path")[0].split()
         return f"{found[1]}={found[2]} does not exist; choose {', '.join(options)}"
+    unread = [word for word in sys.argv[1:] if not readable(word)] if "/override_grammar/" in text else []
+    if unread:  # Hydra's parser names no word
+        return f"{unread[0]} cannot be read; put the value in double quotes inside single ones: 'key=\"value\"'"
     if "Missing mandatory value" in text and (found := re.search(r"full_key: (\S+)", text)):
         return f"{found[1]} is missing; give {found[1]}=..."
     return " ".join(text.split())

@@ -12,6 +12,7 @@ import itertools
 import pickle
 import re
 import shlex
+import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -327,13 +328,14 @@ def provoked() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("command", "says"), provoked())
 def test_the_guides_errors_are_the_true_ones(
-    command: str, says: str, at_home: Path, capsys: pytest.CaptureFixture[str]
+    command: str, says: str, at_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from train import train
 
     convert(at_home)
     [[program, script, *words]] = commands(command)
     assert (program, script) == ("python", "train.py")
+    monkeypatch.setattr(sys, "argv", [script, *words])
     with pytest.raises((UserError, HydraException, OmegaConfBaseException)) as caught:
         train(compose("train", [f"paths.root={at_home}", "tracking=none", *words]))
     assert sentence(caught.value) == says
