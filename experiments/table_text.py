@@ -69,7 +69,7 @@ def seeds(row: Row, table: Table) -> str:
     """How many seeds a row has; `2 of 3` where others have more."""
     if not row.runs or (row.kind == BASELINE and row.seeds == 1):
         return ""
-    most = max(other.seeds for other in table.rows if other.kind == METHOD)
+    most = max((other.seeds for other in table.rows if other.kind == METHOD), default=0)
     return str(row.seeds) if row.seeds >= most or row.kind != METHOD else f"{row.seeds} of {most}"
 
 
@@ -116,10 +116,14 @@ def of_block(table: Table, index: int) -> list[str]:
         return [f"{display(metric)}: there is nothing to compare with {table.against}."]
     trained = [row for row in compared if row.kind == METHOD]
     ahead = [row for row in trained if row.cells[column].verdict > 0]
-    lines = [
-        f"{display(metric)}: {len(ahead)} of {len(trained)} methods beat {table.against} "
-        f"({next(row for row in rows if row.label == table.against).cells[column].mean:.4f})."
-    ]
+    lines = (
+        [f"{display(metric)}: only baselines, no trained method."]
+        if not trained
+        else [
+            f"{display(metric)}: {len(ahead)} of {len(trained)} methods beat {table.against} "
+            f"({next(row for row in rows if row.label == table.against).cells[column].mean:.4f})."
+        ]
+    )
     lines += [sentence(row, table, column) for row in compared[:SHOWN] if row.kind == METHOD]
     if len(compared) > SHOWN:
         lines.append(f"{len(compared) - SHOWN} rows more stand in the table.")

@@ -14,7 +14,11 @@ from experiments.config import configure
 from experiments.launch import ROOT
 
 FILES = {path.stem: OmegaConf.load(path) for path in sorted((ROOT / "conf/experiment").glob("*.yaml"))}
-SWEEPS = {name: file.hydra.sweeper.params for name, file in FILES.items() if "hydra" in file}
+SWEEPS = {  # a search has no grid
+    name: file.hydra.sweeper.params
+    for name, file in FILES.items()
+    if "hydra" in file and not any("/hydra/sweeper" in str(word) for word in file.defaults)
+}
 DATA: Any = SimpleNamespace(sha256="all", interactions_sha256="interactions")  # any: hashes are compared, not read
 TRAINED = ("bert4rec", "qwen_letter", "vip5", "viranker")
 BASELINES = ("random", "popularity", "first_stage")

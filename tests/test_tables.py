@@ -14,7 +14,7 @@ from data.errors import UserError
 from experiments.collect import select
 from experiments.significance import holm
 from experiments.table import Column, Row, Table, build
-from experiments.table_formats import traced
+from experiments.table_formats import markdown, traced
 from experiments.table_text import caption, number, seeds, verdict
 
 N = 400
@@ -232,3 +232,11 @@ def test_first_stages_of_two_blocks_share_a_row(tmp_path: Path) -> None:
     cells = row(table, "vip5").cells
     assert [cells[Column(block, "recall_at_10")].verdict for block in range(2)] == [1, 1]
     assert set(row(table, "first stage").cells) == {Column(0, "recall_at_10"), Column(1, "recall_at_10")}
+
+
+def test_baselines_alone_are_a_table_too(tmp_path: Path) -> None:
+    for name, rate in (("random", 0.2), ("first_stage", 0.4)):
+        make_run(tmp_path, name, 0, hits(rate, N, 1))
+    table = table_of(tmp_path)
+    assert verdict(table)[0] == "Recall@10: only baselines, no trained method."
+    assert "random" in markdown(table)
