@@ -75,7 +75,7 @@ class SweepMirror:
             self.run_id = found[0].info.run_id
             client.update_run(self.run_id, status="RUNNING")
             return
-        tags = tags | {"mlflow.runName": self.name, "kind": "sweep", "sweep": self.name}
+        tags = {"mlflow.runName": self.name} | tags | {"kind": "sweep", "sweep": self.name}
         self.run_id = client.create_run(experiment_id, tags=tags).info.run_id
 
     def _complete(self, folder: Path) -> None:

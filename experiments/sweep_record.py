@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.dataset import sha256
 from data.files import read_json, write_json
-from experiments.run_names import matters, split_word
+from experiments.run_names import matters, shortened, split_word
 from experiments.runs import Run
 from experiments.tracking import RECORD
 
@@ -47,6 +47,7 @@ def tags_of(content: dict[str, Any], datasets: list[str]) -> dict[str, str]:
     """Of the parent run."""
     command = " ".join(content["command"])
     return {
+        "mlflow.runName": " ".join([content["name"], *map(shortened, content["swept"])]),
         "dataset": ", ".join(datasets) or "none",
         "experiment": content["experiment"] or "none",
         "command": command,

@@ -11,7 +11,6 @@ import getpass
 import hashlib
 import logging
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from omegaconf import OmegaConf
 from data.files import read_json, write_json
 from experiments.curves import read_curves
 from experiments.gpus import user
-from experiments.run_names import NO_NUMBER, labels
+from experiments.run_names import NO_NUMBER, labels, shown
 
 log = logging.getLogger(__name__)
 PARENT = "RERANK_MLFLOW_PARENT"  # environment variable: the sweep's run, made once before the jobs fan out
@@ -34,7 +33,6 @@ RECORD = "RERANK_SWEEP_RECORD"  # environment variable: the sweep's file, see `e
 DOWN = "RERANK_MLFLOW_DOWN"  # environment variable: the server that the sweep has warned of already
 CURVE = "curve/"  # so that a curve and a final value never share a name
 BATCH, SECONDS = 500, 10.0
-INTERVALS = re.compile(r"/(chance_)?(low|high)/")  # in metrics.json, which goes along; here they hide the rest
 ARTIFACTS = (  # enough for tables from the server alone
     "config.yaml overrides.yaml metrics.json cost.json environment.json manifest.json diagnosis.json patch.diff "
     "curves.jsonl per_request.parquet"
@@ -169,13 +167,14 @@ class MLflowTracker(Tracker):
         """What the UI groups and filters by; runs that differ in seed or fold alone share `row`."""
         environment = read_json(self.folder / "environment.json")
         overrides = [str(word) for word in OmegaConf.load(self.folder / "overrides.yaml")]
-        named = labels(config, overrides)
+        record = os.environ.get(RECORD)
+        known = read_json(Path(record)) if record and Path(record).exists() else {}
+        named = labels(config, overrides, known.get("swept", ()))
         kind = "run"
         if config["protocol"]["split"]["_target_"].endswith(".QueryFolds"):
             kind = "pool" if config["protocol"].get("fold") is None else "fold"
         if self.folder.parent.name == "evaluations":
             kind = "evaluation"
-        record = os.environ.get(RECORD)
         return {
             "mlflow.runName": named["name"],
             "mlflow.user": getpass.getuser(),
@@ -196,21 +195,19 @@ class MLflowTracker(Tracker):
         }
 
     def _flush(self) -> None:
-        if not self.buffer:
-            return
         from mlflow.entities import Metric
 
-        points = [p for p in self.buffer if p["value"] is not None]
-        metrics = [Metric(CURVE + p["name"], p["value"], p["timestamp"], p["step"]) for p in points]
-        epochs = {p["step"]: Metric(CURVE + "epoch", p["epoch"], p["timestamp"], p["step"]) for p in points}
-        everything = metrics + list(epochs.values())
-        for start in range(0, len(everything), 1000):
-            self._client().log_batch(self.state["run_id"], metrics=everything[start : start + 1000])
-        sent = dict(self.state.get("sent", {}))
-        for p in self.buffer:
-            sent[p["name"]] = max(p["step"], sent.get(p["name"], -1))
-        self._save(sent=sent)
-        self.buffer, self.sent_at = [], time.monotonic()
+        while self.buffer:
+            sent, metrics = dict(self.state.get("sent", {})), []
+            for p in self.buffer[:BATCH]:
+                for name, value in ((p["name"], p["value"]), ("epoch", p["epoch"])):
+                    if value is not None and p["step"] > sent.get(name, -1):
+                        metrics.append(Metric(CURVE + name, value, p["timestamp"], p["step"]))
+                        sent[name] = p["step"]
+            self._client().log_batch(self.state["run_id"], metrics=metrics)
+            self._save(sent=sent)
+            self.buffer = self.buffer[BATCH:]
+        self.sent_at = time.monotonic()
 
     def _diagnosis(self) -> None:
         """Of a run that failed too: it says why."""
@@ -221,13 +218,11 @@ class MLflowTracker(Tracker):
     def _final(self) -> None:
         from mlflow.entities import Metric, RunTag
 
-        client, run_id, now = self._client(), self.state["run_id"], int(time.time() * 1000)
-        final = read_json(self.folder / "metrics.json")
-        final |= {
-            f"cost/{n}": v for n, v in read_json(self.folder / "cost.json").items() if isinstance(v, int | float)
-        }
-        metrics = [Metric(name, value, now, 0) for name, value in final.items() if not INTERVALS.search(name)]
+        client, run_id, path = self._client(), self.state["run_id"], self.folder / "metrics.json"
+        when = int(path.stat().st_mtime * 1000)  # of a second try too, so that the same value stays one point
         manifest = read_json(self.folder / "manifest.json")
+        final = shown(read_json(path), read_json(self.folder / "cost.json"), manifest["primary"])
+        metrics = [Metric(name, value, when, 0) for name, value in final.items()]
         tags = [
             RunTag("candidates.sha256", manifest["candidates_sha256"]),
             RunTag("data.sha256", manifest["data_sha256"]),

@@ -10,7 +10,7 @@ from conftest import SMALL, command
 from sweeping import TRAINED, finished, made, parent_and_children, record, results, runs_of, started, sweep, wait_for
 from tiny_runs import hits, make_run
 
-from experiments.run_names import labels, matters
+from experiments.run_names import labels, matters, shown
 from experiments.sweep_record import record_path
 from experiments.sweeps import after_sweep
 
@@ -129,21 +129,43 @@ def test_a_record_is_of_the_jobs_not_of_how_they_are_run(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("overrides", "row", "last"),
+    ("overrides", "row"),
     [
-        ([], "bert4rec", "seed=3"),
-        (["seed=3", "reranker=bert4rec", "paths.root=/x", "force=true", "dataset.path=/y"], "bert4rec", "seed=3"),
-        (["trainer.learning_rate=1e-3", "seed=3"], "bert4rec learning_rate=0.001", "seed=3"),
-        (["dataset=ml_100k", "+reranker.hidden_size=8"], "bert4rec dataset=ml_100k hidden_size=8", "seed=3"),
-        (["reranker.model=/models/Qwen3", "protocol.fold=2"], "bert4rec model=Qwen3", "fold=2 seed=3"),
-        (["candidates.size=20", "trainer.max_steps=5"], "bert4rec max_steps=5 candidates.size=20", "seed=3"),
+        ([], "bert4rec"),
+        (["seed=3", "reranker=bert4rec", "paths.root=/x", "force=true", "dataset.path=/y"], "bert4rec"),
+        (["trainer.learning_rate=1e-3", "seed=3"], "bert4rec learning_rate=0.001"),
+        (["dataset=ml_100k", "+reranker.hidden_size=8"], "bert4rec dataset=ml_100k hidden_size=8"),
+        (["reranker.model=/models/Qwen3", "protocol.fold=2"], "bert4rec model=Qwen3"),
+        (["candidates.size=20", "trainer.max_steps=5"], "bert4rec max_steps=5 candidates.size=20"),
+        (["trainer.eval_strategy=no", "trainer.num_train_epochs=6"], "bert4rec num_train_epochs=6 eval_strategy=no"),
     ],
 )
-def test_names_of_runs(overrides: list[str], row: str, last: str) -> None:
+def test_names_of_runs(overrides: list[str], row: str) -> None:
     """Runs that differ in seed or fold alone share their row."""
-    config = {"reranker": {"name": "bert4rec"}, "protocol": {"fold": 2 if "fold" in last else None}, "seed": 3}
-    config |= {"trainer": {"learning_rate": 0.001}, "dataset": {"name": "x"}}
-    assert labels(config, overrides) == {"name": f"{row} {last}", "row": row, "experiment": "none"}
+    fold = 2 if "protocol.fold=2" in overrides else None
+    config = {"reranker": {"name": "bert4rec"}, "protocol": {"fold": fold}, "seed": 3, "dataset": {"name": "x"}}
+    config |= {"trainer": {"learning_rate": 0.001, "num_train_epochs": 6.0}}
+    name = row.replace("bert4rec", "bert4rec fold=2 seed=3" if fold else "bert4rec seed=3")
+    assert labels(config, overrides) == {"name": name, "row": row, "experiment": "none"}
+
+
+def test_what_a_sweep_varies_comes_first_in_names() -> None:
+    config = {"reranker": {"name": "sasrec"}, "protocol": {}, "seed": 0, "trainer": {"learning_rate": 1e12}}
+    words = ["trainer.learning_rate=1e12", "candidates.size=20", "reranker.dropout=0.2"]
+    named = labels(config, words, ["candidates.size", "seed"])
+    assert named["name"] == "sasrec seed=0 candidates.size=20 dropout=0.2 learning_rate=1e+12"
+    assert named["row"] == "sasrec dropout=0.2 learning_rate=1e+12 candidates.size=20", "the same in every sweep"
+
+
+def test_numbers_that_mlflow_shows() -> None:
+    of_test = "recall_at_10 ndcg_at_10 chance/ndcg_at_10 first_stage/ndcg_at_10 ceiling/recall_at_10 vs_chance/p_holm"
+    hidden = (
+        "ceiling/ndcg_at_10 conditional/ndcg_at_10 conditional/chance/ndcg_at_10 chance_low/ndcg_at_10 vs_chance/p_t"
+    )
+    metrics = {f"test/{name}": 0.5 for name in [*of_test.split(), *hidden.split(), "conditional/recall_at_10"]}
+    cost = {"training_seconds": 2.0, "device": "cpu", "made_elsewhere": False}
+    kept = {f"test/{name}" for name in [*of_test.split(), "conditional/recall_at_10"]} | {"cost/training_seconds"}
+    assert set(shown(metrics, cost, "recall_at_10")) == kept
 
 
 def test_after_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
