@@ -153,7 +153,7 @@ def of_record(root: Path, record: Path, mlflow: MLflowTracker | None = None) -> 
     absent = []
     for job in content["jobs"]:
         name, folder = job["run"], root / "runs" / str(job["run"])
-        what = " ".join(job["overrides"])
+        what = " ".join(word for word in job["overrides"] if word.partition("=")[0] in content["swept"])
         if name and (there is None and (folder / "manifest.json").exists()):
             runs[name] = Finished(folder, name)
         elif name and there is not None and name in there:

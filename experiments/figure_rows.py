@@ -21,12 +21,13 @@ from experiments.grouping import label as label_of
 from experiments.metrics import Ranks, display
 from experiments.significance import bootstrap_interval
 from experiments.summary import prior
-from experiments.table import BASELINE, BOUND, METHOD, averaged, first_stage, is_untrained
+from experiments.table import BASELINE, BOUND, METHOD
+from experiments.table_building import first_stage, is_untrained
+from experiments.table_rows import BASELINES, averaged
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BASELINES = ("popularity", "first_stage", "random")
 SHOWN = 5  # methods that are drawn in full; of more, the best of each reranker
 
 

@@ -11,11 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UserError
+from experiments.building import OWN
 from experiments.collect import Finished, Selection
 
 NO_NUMBER = ("logging_steps", "save_total_limit", "dataloader_num_workers")  # trainer keys that change none
 PROTOCOL = ("dataset.", "protocol.", "candidates.")
-UNREAD = ("dataset.path", "dataset.images", "dataset.image_features")  # places; their content is hashed
+SAID_FIRST = (  # of what differs between two protocols
+    "dataset.name", "protocol.split._target_", "candidates.mode", "candidates.size", "candidates.retriever._target_",
+    "protocol.filter_seen", "protocol.refit_on_validation", "protocol.fold",
+)  # fmt: skip
+NO_ROW = (  # keys that make no row: places, whose content is hashed, which metrics are computed, what is printed
+    "seed", "force", "check", "diagnose", "dataset.path", "dataset.images", "dataset.image_features",
+    "candidates.path", "candidates.validation_path", "protocol.metrics", "protocol.ks",
+)  # fmt: skip
+SHORT = {"dataset": "dataset.name", "candidates": "candidates.mode", "protocol": "protocol.split._target_"}
 SAME = (  # of the manifest, and what it is called
     ("dataset", "dataset"),
     ("protocol", "split"),
@@ -54,7 +63,7 @@ class Block:
 def blocks_of(selection: Selection, rows: list[str] | None = None, columns: list[str] | None = None) -> list[Block]:
     """`columns`: config keys whose values make the blocks; `rows`: those whose values make the rows, beside the
     reranker; None: whatever tells the runs apart."""
-    columns = list(selection.columns) if columns is None else columns
+    columns = [SHORT.get(key, key) for key in (selection.columns if columns is None else columns)]
     runs = selection.runs
     for key in [*columns, *(rows or [])]:
         if not any(key == "reranker" or key in run.config for run in runs):
@@ -85,12 +94,12 @@ def check_protocol(runs: list[Finished], columns: list[str]) -> None:
                 key
                 for key in first.config
                 if key.startswith(PROTOCOL)
-                and key not in UNREAD
+                and key not in NO_ROW
                 and key not in columns
                 and first.config[key] != other.config.get(key)
             ]
             if differ:
-                key = differ[0]
+                key = min(differ, key=lambda one: SAID_FIRST.index(one) if one in SAID_FIRST else len(SAID_FIRST))
                 reason = f"{key}={first.config[key]} in {first.name} and {other.config.get(key)} in {other.name}"
                 remedy = f"give each its own columns with columns={plain([*columns, key])}, or choose runs with runs="
             else:
@@ -140,7 +149,7 @@ def telling(runs: list[Finished], swept: list[str], columns: list[str]) -> list[
     varying = [
         key
         for key in dict.fromkeys([*swept, *runs[0].config, *(key for run in runs for key in run.config)])
-        if (key.startswith(("reranker.", "trainer.")) or key == "protocol.refit_on_validation")
+        if not (key in NO_ROW or key.startswith(("paths.", "tracking.")))
         and key.rpartition(".")[2] not in NO_NUMBER
         and key not in columns
         and len({str(run.config.get(key)) for run in runs}) > 1
@@ -164,10 +173,11 @@ def check_seeds(runs: list[Finished]) -> None:
 
 def label(reranker: str, values: dict[str, Any]) -> str:
     """`qwen_letter r=8`; a key's last part, unless two keys share it."""
-    short = [key.rpartition(".")[2] for key in values]
+    short = [key.removesuffix("._target_").rpartition(".")[2] for key in values]
     names = [name if short.count(name) == 1 else key for name, key in zip(short, values, strict=True)]
     return " ".join([reranker, *(f"{name}={text(values[key])}" for name, key in zip(names, values, strict=True))])
 
 
 def text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """`data.splits.Temporal` is called by its last part."""
+    return str(value).rpartition(".")[2] if isinstance(value, str) and value.startswith(OWN) else str(value)

@@ -47,7 +47,7 @@ dt { font-weight: 600; } dd { margin: 0 0 .4rem 1rem; }
 def report(cfg: DictConfig) -> None:
     """Writes the page; the table is that of experiments.tables with the same keys."""
     from data.files import write_atomically
-    from experiments.table import build
+    from experiments.table_building import build
 
     settings = read_settings(cfg)
     selection = selected(cfg)

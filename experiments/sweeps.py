@@ -195,7 +195,7 @@ def show_table(record: Path) -> None:
     """The table of what is finished; runs that do not compare are still finished runs."""
     from experiments import tables
     from experiments.collect import of_record
-    from experiments.table import build
+    from experiments.table_building import build
 
     root = record.parent.parent
     try:

@@ -9,7 +9,7 @@ import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from experiments.table import BOUND, CHANCE, Cell, Column, Row, Table
+from experiments.table import BOUND, CHANCE, METHOD, VARIANT, Cell, Column, Row, Table
 from experiments.table_text import AT_CHANCE, BETTER, WORSE, block_title, caption, mark, notes, number, seeds, verdict
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _styled(cell: Cell | None, column: Column) -> str:
 
 def with_rules(table: Table) -> list[tuple[bool, Row]]:
     """Rows, and whether a rule follows: between chance and baselines, methods, and ceilings."""
-    kinds = [row.kind for row in table.rows]
+    kinds = [METHOD if row.kind == VARIANT else row.kind for row in table.rows]
     return [
         (place + 1 < len(kinds) and kinds[place + 1] != kind, row)
         for place, (kind, row) in enumerate(zip(kinds, table.rows, strict=True))
@@ -130,6 +130,7 @@ def latex(table: Table) -> str:
     align = "l" + "r" * (len(titles) + several)
     lead = 2 if several else 1
     lines = [r"\begin{table}[t]", r"\centering", r"\small", r"\setlength{\tabcolsep}{4pt}"]
+    lines.append(r"\setlength{\belowcaptionskip}{4pt}")
     words = "; ".join([*caption(table), *(f"({i}) {note}" for i, note in enumerate(notes(table), 1))])
     lines.append(r"\caption{" + escaped(words) + ".}")
     lines.append(r"\label{tab:" + re.sub(r"[^\w-]", "-", table.name) + "}")

@@ -8,7 +8,7 @@ from experiments.grouping import label as label_of
 from experiments.metrics import display
 from experiments.significance import ALPHA
 from experiments.summary import milliseconds
-from experiments.table import BASELINE, BOUND, CHANCE, FEW, METHOD, Cell, Column, Row, Table
+from experiments.table import BASELINE, BOUND, CHANCE, FEW, METHOD, VARIANT, Cell, Column, Row, Table
 
 BETTER, WORSE, AT_CHANCE = "▲", "▼", "*"  # marks of a cell; LaTeX has a dagger and a double dagger
 SHOWN = 12  # methods in the verdict
@@ -115,6 +115,7 @@ def of_block(table: Table, index: int) -> list[str]:
     if not compared:
         return [f"{display(metric)}: there is nothing to compare with {table.against}."]
     trained = [row for row in compared if row.kind == METHOD]
+    baseline = max((row for row in rows if row.kind == BASELINE), key=lambda row: row.cells[column].mean, default=None)
     ahead = [row for row in trained if row.cells[column].verdict > 0]
     lines = (
         [f"{display(metric)}: only baselines, no trained method."]
@@ -124,7 +125,9 @@ def of_block(table: Table, index: int) -> list[str]:
             f"({next(row for row in rows if row.label == table.against).cells[column].mean:.4f})."
         ]
     )
-    lines += [sentence(row, table, column) for row in compared[:SHOWN] if row.kind == METHOD]
+    if baseline is not None and baseline.label != table.against:
+        lines[0] += f" The best baseline is {baseline.label} ({baseline.cells[column].mean:.4f})."
+    lines += [sentence(row, table, column) for row in compared[:SHOWN] if row.kind in (METHOD, VARIANT)]
     if len(compared) > SHOWN:
         lines.append(f"{len(compared) - SHOWN} rows more stand in the table.")
     smallest = [row.cells[column].comparison.smallest_difference for row in compared]  # type: ignore[union-attr]

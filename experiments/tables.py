@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def tables(cfg: DictConfig) -> None:
     """Builds the table that the config asks for, shows it, and writes it with its origins."""
     from experiments import table_formats
-    from experiments.table import build
+    from experiments.table_building import build
 
     settings = read_settings(cfg)
     selection = selected(cfg)

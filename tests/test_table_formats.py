@@ -19,7 +19,8 @@ from tiny_runs import hits, make_run
 
 from experiments.collect import select
 from experiments.launch import ROOT
-from experiments.table import Table, build
+from experiments.table import Table
+from experiments.table_building import build
 from experiments.table_formats import comma_separated, html_table, latex, markdown, text
 
 GOLDEN = Path(__file__).parent / "golden" / "table.tex"

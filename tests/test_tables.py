@@ -13,7 +13,8 @@ from tiny_runs import METRICS, hits, make_run
 from data.errors import UserError
 from experiments.collect import select
 from experiments.significance import holm
-from experiments.table import Column, Row, Table, build
+from experiments.table import Column, Row, Table
+from experiments.table_building import build
 from experiments.table_formats import markdown, traced
 from experiments.table_text import caption, number, seeds, verdict
 
