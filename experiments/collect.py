@@ -100,6 +100,7 @@ class Selection:
     swept: list[str] = field(default_factory=list)  # config keys, in the order in which they were given
     columns: list[str] = field(default_factory=list)  # config keys whose values become blocks of columns
     record: Path | None = None
+    experiment: str | None = None  # that was asked for
 
 
 def select(
@@ -119,13 +120,13 @@ def select(
     if mlflow is not None:
         there = copies(mlflow, None, None if experiment in (None, LATEST) else experiment)
         if there:
-            return Selection(experiment or LATEST, list(there.values()))
+            return Selection(experiment or LATEST, without_folds(list(there.values())), experiment=experiment)
     elif experiment not in (None, LATEST):
         done = [folder.parent for folder in sorted(root.glob("runs/*/manifest.json"))]
         of_it = [run for run in (Finished(f, f.name) for f in done) if f"experiment={experiment}" in run.overrides]
         of_it = without_folds(of_it)
         if of_it:
-            return Selection(str(experiment), of_it)
+            return Selection(str(experiment), of_it, experiment=experiment)
     known = ", ".join(sorted({path.stem for path in root.glob("sweeps/*.json")})) or "none yet"
     what = "no sweep" if experiment in (None, LATEST) else f"no run of experiment={experiment}"
     raise UserError(

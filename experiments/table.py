@@ -73,8 +73,9 @@ class Row:
     notes: list[str] = field(default_factory=list)  # labels that not all runs share
 
     @property
-    def seeds(self) -> int:
-        return max((len({run.seed for run in runs}) for runs in self.runs.values()), default=0)
+    def seeds(self) -> dict[int, int]:
+        """Block -> how many."""
+        return {block: len({run.seed for run in runs}) for block, runs in self.runs.items()}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Table:
     rows: list[Row]
     against: str  # label of a row
     primary: str
-    labels: list[str]  # of all runs
+    labels: list[str]  # of all runs, or of all of a block
     left_out: list[str]  # runs that are finished and not shown, and why
     absent: list[str]  # jobs that are not finished
 

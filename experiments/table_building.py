@@ -36,8 +36,7 @@ def build(
     if not runs:
         why = "; ".join([*(f"{name} is untrained" for name in left_out), *selection.absent[:1]])
         raise UserError(f"{selection.name} has no finished run to show ({why or 'none was given'})")
-    shown = Selection(selection.name, runs, selection.absent, selection.swept, selection.columns)
-    blocks = blocks_of(shown, rows, columns)
+    blocks = blocks_of(replace(selection, runs=runs), rows, columns)
     primary = blocks[0].first.manifest["primary"]
     names = chosen_metrics(blocks, metrics, primary)
     costs = [key for key in COSTS if key != "total_parameters"] if costs is None else costs
@@ -48,12 +47,20 @@ def build(
         for index in range(len(blocks))
         for column in [*(Column(index, key) for key in names), *(Column(index, key, cost=True) for key in costs)]
     ]
-    common = [label for label in runs[0].manifest["labels"] if all(label in run.manifest["labels"] for run in runs)]
+    common = [shared_labels(block) for block in blocks]
+    labels = [label for label in common[0] if all(label in own for own in common)]
+    labels += [f"{block.title}: {label}" for block, own in zip(blocks, common, strict=True) for label in own
+               if label not in labels]  # fmt: skip
+    if selection.record is None and selection.experiment:
+        labels.append("there is no record of the sweep, so what is absent is not known")
     out: dict[str, Row] = {}
     for index, block in enumerate(blocks):
-        for row in rows_of(block, index, names, costs, common, first_stage(blocks)):
+        for row in rows_of(block, index, names, costs, common[index], first_stage(blocks)):
+            if len(blocks) > 1:
+                row.notes = [f"{block.title}: {note}" for note in row.notes]
             known = out.setdefault(row.label, row)
             if known is not row:
+                assert not known.cells.keys() & row.cells.keys()
                 known.cells |= row.cells
                 known.runs |= row.runs
                 known.per_request |= row.per_request
@@ -68,7 +75,12 @@ def build(
         if not column.cost:
             ranked(ordered, column)
     notes = [f"{name}: untrained, shown with untrained=true" for name in left_out]
-    return Table(selection.name, blocks, grid, ordered, reference.label, primary, common, notes, selection.absent)
+    return Table(selection.name, blocks, grid, ordered, reference.label, primary, labels, notes, selection.absent)
+
+
+def shared_labels(block: Block) -> list[str]:
+    runs = [run for group in block.groups for run in group.runs]
+    return [label for label in runs[0].manifest["labels"] if all(label in run.manifest["labels"] for run in runs)]
 
 
 def changed_settings(row: Row) -> list[str]:
@@ -100,7 +112,7 @@ def chosen_metrics(blocks: list[Block], asked: list[str] | None, primary: str) -
         asked = [name.lower().replace("@", "_at_").replace(" ", "_") for name in asked]  # Recall@10, as tables have it
         if missing := [name for name in asked if name not in there]:
             raise UserError(f"metrics has {missing[0]}, which these runs do not have; choose of {', '.join(there)}")
-        return list(asked)
+        return list(dict.fromkeys(asked))
     if len(blocks) > 1:
         return [primary] if primary in there else there[:1]
     repeated = [set(distinct(group.first.metrics, there)[1]) for group in blocks[0].groups]
@@ -123,12 +135,19 @@ def has(block: Block, metric: str) -> bool:
 def named_row(rows: list[Row], against: str) -> Row:
     """The row that `against` names: by label, or by the reranker's name."""
     candidates = [row for row in rows if row.kind in (BASELINE, METHOD, VARIANT) and row.per_request]
+    named = []
     for row in candidates:
         names = {row.label, row.label.partition(" ")[0], *(run.reranker for runs in row.runs.values() for run in runs)}
         if row.label.startswith("first stage"):
             names.add("first_stage")
-        if against in names:
+        if against == row.label:
             return row
+        if against in names:
+            named.append(row)
+    if len(named) > 1 and all(row.kind == METHOD for row in named):
+        raise UserError(f"against={against} is several rows; choose of {plain(row.label for row in named)}")
+    if named:
+        return named[0]
     raise UserError(f"against={against} is no row of the table; choose of {plain(row.label for row in candidates)}")
 
 

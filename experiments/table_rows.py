@@ -60,7 +60,9 @@ def method(
     row.per_request[index] = averaged(group.runs, names, order)
     for name in names:
         values = tuple(run.metrics[f"test/{name}"] for run in group.runs)
-        at_chance = is_at_chance(group.first, name, float(np.mean(values)))
+        if not np.isfinite(values).all():
+            raise UserError(f"{group.label} has no number for {name}; leave its runs out with runs=")
+        at_chance = is_at_chance(group.first, name, float(np.mean(values)), len({*values}))
         row.cells[Column(index, name)] = Cell(values, runs, at_chance=at_chance)
     for key in costs:
         known = [run.cost[key] for run in group.runs if not run.cost.get("made_elsewhere")]
@@ -75,10 +77,11 @@ def method(
     return row
 
 
-def is_at_chance(run: Finished, metric: str, value: float) -> bool:
-    """Inside the 95 % interval of a random order, where that has a width."""
-    low, high = (run.metrics[f"test/chance_{end}/{metric}"] for end in ("low", "high"))
-    return low < high - 1e-12 and low <= value <= high
+def is_at_chance(run: Finished, metric: str, value: float, n: int = 1) -> bool:
+    """Inside the 95 % interval of the mean of `n` random orders, where that has a width."""
+    low, middle, high = (run.metrics[f"test/{name}/{metric}"] for name in ("chance_low", "chance", "chance_high"))
+    ends = middle - (middle - low) / np.sqrt(n), middle + (high - middle) / np.sqrt(n)
+    return bool(low < high - 1e-12 and ends[0] <= value <= ends[1])
 
 
 def beside(group: Group, index: int, names: list[str], key: str, label: str, kind: str, order: np.ndarray) -> Row:

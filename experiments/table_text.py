@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.grouping import label as label_of
 from experiments.metrics import display
 from experiments.significance import ALPHA
 from experiments.summary import milliseconds
@@ -16,8 +15,7 @@ MANY = 10_000  # requests, above which nearly every difference is significant
 
 
 def block_title(table: Table, index: int) -> str:
-    """What tells a block of columns from the others: `candidates.mode=sampled`."""
-    return label_of("", table.blocks[index].values).strip()
+    return table.blocks[index].title
 
 
 def protocol(table: Table) -> list[str]:
@@ -38,7 +36,7 @@ def caption(table: Table) -> list[str]:
     sampled = [block for block in table.blocks if block.first.manifest["candidates"].startswith("sampled")]
     if sampled:
         out.append("sampled metrics: they rank a method among drawn negatives, not the catalogue")
-    seeds = {row.seeds for row in table.rows if row.kind == METHOD and row.runs}
+    seeds = {n for row in table.rows if row.kind == METHOD for n in row.seeds.values()}
     if seeds and max(seeds) >= FEW:
         out.append("mean ± standard deviation over seeds")
     elif seeds == {1}:
@@ -67,10 +65,11 @@ def notes(table: Table) -> list[str]:
 
 def seeds(row: Row, table: Table) -> str:
     """How many seeds a row has; `2 of 3` where others have more."""
-    if not row.runs or (row.kind == BASELINE and row.seeds == 1):
+    if not row.runs or (row.kind == BASELINE and {*row.seeds.values()} == {1}):
         return ""
-    most = max((other.seeds for other in table.rows if other.kind == METHOD), default=0)
-    return str(row.seeds) if row.seeds >= most or row.kind != METHOD else f"{row.seeds} of {most}"
+    most = max((n for other in table.rows if other.kind == METHOD for n in other.seeds.values()), default=0)
+    said = [str(n) if n >= most or row.kind != METHOD else f"{n} of {most}" for n in row.seeds.values()]
+    return ", ".join(said if len({*said}) > 1 else said[:1])
 
 
 def number(cell: Cell, column: Column) -> str:
@@ -130,9 +129,14 @@ def of_block(table: Table, index: int) -> list[str]:
     lines += [sentence(row, table, column) for row in compared[:SHOWN] if row.kind in (METHOD, VARIANT)]
     if len(compared) > SHOWN:
         lines.append(f"{len(compared) - SHOWN} rows more stand in the table.")
-    smallest = [row.cells[column].comparison.smallest_difference for row in compared]  # type: ignore[union-attr]
+    found = [row.cells[column].comparison for row in trained or compared]
+    smallest = [one.smallest_difference for one in found if one is not None and one.smallest_difference > 0]
+    if not smallest:
+        return lines
     n = table.blocks[index].first.manifest["n_requests"]
-    end = f"The smallest difference to {table.against} that {n:,} requests can show (power .8): "
+    end = (
+        f"The smallest difference to {table.against} that {n:,} requests can show (power .8, one test, before Holm): "
+    )
     end += f"{min(smallest):.4f}" + (f" to {max(smallest):.4f}, by row" if max(smallest) > min(smallest) else "")
     many = "; with so many requests nearly every difference is significant: read the effect sizes" if n > MANY else ""
     return [*lines, f"{end}{many}."]
