@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from conftest import QUICK
 
+from data.errors import UserError
 from experiments.curves import read_curves
+from experiments.sync import sync
 from experiments.tracking import MLflowTracker, send
 from train import train
 
@@ -82,3 +84,42 @@ def test_a_run_that_fails_is_marked_and_a_later_try_takes_the_same_mirror(
     monkeypatch.undo()
     train(config(*QUICK, "tracking=mlflow"))
     assert [run.info.status for run in client.search_runs([tracker.experiment_id()])] == ["FINISHED"]
+
+
+def test_sync_goes_on_after_a_run_that_is_refused(
+    config: Callable[..., Any], uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    words = ["reranker=random", "tracking=mlflow", "tracking.uri=http://127.0.0.1:9"]
+    for seed in range(3):
+        train(config(*words, f"seed={seed}"))
+    names = sorted(folder.name for folder in (tmp_path / "runs").iterdir())
+    asked = config("tracking=mlflow", f"tracking.uri={uri}", small=False, name="sync")
+    log_artifact = mlflow.MlflowClient.log_artifact
+
+    def refuses(self: Any, run_id: str, path: str, *more: Any) -> None:
+        if names[1] in path:
+            raise RuntimeError("too large")
+        log_artifact(self, run_id, path, *more)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", refuses)
+    with pytest.raises(UserError, match=rf"2 runs sent to .*, 1 failed, each for the reason above: {names[1]};"):
+        sync(asked)
+    monkeypatch.undo()
+    tracker, client = MLflowTracker(uri), mlflow.MlflowClient(uri)
+    states = [json.loads((tmp_path / "runs" / name / "mlflow.json").read_text()) for name in names]
+    assert [state["finished"] for state in states] == [True, False, True]
+    sync(asked)
+    runs = client.search_runs([tracker.experiment_id()])
+    assert sorted(run.data.tags["run"] for run in runs) == names, "each is there once"
+    for run in runs:
+        assert len(client.get_metric_history(run.info.run_id, "test/recall_at_10")) == 1
+
+
+def test_sync_stops_at_a_server_that_does_not_answer(config: Callable[..., Any], tmp_path: Path) -> None:
+    words = ["reranker=random", "tracking=mlflow", "tracking.uri=http://127.0.0.1:9"]
+    for seed in range(2):
+        train(config(*words, f"seed={seed}"))
+    with pytest.raises(UserError, match=r"0 runs sent, then .* did not answer at demo-random-.*, 1 runs not tried"):
+        sync(config(*words[1:], small=False, name="sync"))
