@@ -222,13 +222,12 @@ class MLflowTracker(Tracker):
         when = int(path.stat().st_mtime * 1000)  # of a second try too, so that the same value stays one point
         manifest = read_json(self.folder / "manifest.json")
         final = shown(read_json(path), read_json(self.folder / "cost.json"), manifest["primary"])
-        metrics = [Metric(name, value, when, 0) for name, value in final.items()]
         tags = [
             RunTag("candidates.sha256", manifest["candidates_sha256"]),
             RunTag("data.sha256", manifest["data_sha256"]),
+            RunTag("labels", "; ".join(manifest["labels"])),
         ]
-        tags += [RunTag("labels", "; ".join(manifest["labels"]))]
-        client.log_batch(run_id, metrics=metrics, tags=tags)
+        client.log_batch(run_id, [Metric(name, value, when, 0) for name, value in final.items()], tags=tags)
         for name in ARTIFACTS:
             if (self.folder / name).exists():
                 client.log_artifact(run_id, str(self.folder / name))
