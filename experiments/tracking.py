@@ -64,8 +64,7 @@ class MLflowTracker(Tracker):
         """Opens the mirror of a run, or goes on with the one that `mlflow.json` names."""
         self.folder, self.sent_at, self.down = folder, time.monotonic(), os.environ.get(DOWN) == self.uri
         self.buffer: list[dict[str, Any]] = []
-        mirror = folder / "mlflow.json"
-        self.state: dict[str, Any] = read_json(mirror) if mirror.exists() else {}
+        self.state: dict[str, Any] = read_json(path) if (path := folder / "mlflow.json").exists() else {}
         if self.state.get("uri") != self.uri:  # another server has none of it yet
             self.state = {}
         self._try(self._open)
@@ -211,8 +210,7 @@ class MLflowTracker(Tracker):
 
     def _diagnosis(self) -> None:
         """Of a run that failed too: it says why."""
-        path = self.folder / "diagnosis.json"
-        if path.exists():
+        if (path := self.folder / "diagnosis.json").exists():
             self._client().set_tag(self.state["run_id"], "diagnosis", read_json(path)["tag"])
 
     def _final(self) -> None:
