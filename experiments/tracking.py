@@ -64,7 +64,8 @@ class MLflowTracker(Tracker):
         """Opens the mirror of a run, or goes on with the one that `mlflow.json` names."""
         self.folder, self.sent_at, self.down = folder, time.monotonic(), os.environ.get(DOWN) == self.uri
         self.buffer: list[dict[str, Any]] = []
-        self.state: dict[str, Any] = read_json(path) if (path := folder / "mlflow.json").exists() else {}
+        path = folder / "mlflow.json"
+        self.state: dict[str, Any] = read_json(path) if path.exists() else {}
         if self.state.get("uri") != self.uri:  # another server has none of it yet
             self.state = {}
         self._try(self._open)
@@ -226,9 +227,8 @@ class MLflowTracker(Tracker):
             RunTag("labels", "; ".join(manifest["labels"])),
         ]
         client.log_batch(run_id, [Metric(name, value, when, 0) for name, value in final.items()], tags=tags)
-        for name in ARTIFACTS:
-            if (self.folder / name).exists():
-                client.log_artifact(run_id, str(self.folder / name))
+        for there in [path for name in ARTIFACTS if (path := self.folder / name).exists()]:
+            client.log_artifact(run_id, str(there))
 
     def _save(self, **changes: Any) -> None:
         self.state |= changes
