@@ -5,6 +5,8 @@ A sweep's record, `<root>/sweeps/<name>.json`, lists its jobs and the run folder
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,15 +20,15 @@ import yaml
 from data.errors import UserError
 from data.files import read_json
 from experiments.curves import read_curves
+from experiments.launch import ROOT
 from experiments.tracking import MLflowTracker, flatten
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LATEST = "latest"
-NEEDED = (
-    "manifest.json metrics.json cost.json config.yaml overrides.yaml environment.json curves.jsonl per_request.parquet"
-).split()
+NEEDED = "manifest.json metrics.json cost.json config.yaml overrides.yaml environment.json per_request.parquet".split()
+OPTIONAL = ("curves.jsonl", "diagnosis.json")  # a pool has no curves
 MANY_RUNS = 1000  # of a page of MLflow's search
 
 
@@ -111,9 +113,11 @@ def select(
     if runs:
         folders = named(root, [runs] if isinstance(runs, str) else [str(word) for word in runs])
         found = without_folds([Finished(folder, name_of(folder)) for folder in folders])
-        return Selection(
-            "runs", found if mlflow is None else list(copies(mlflow, [run.name for run in found]).values())
-        )
+        if mlflow is None:
+            return Selection("runs", found)
+        there = copies(mlflow, [run.name for run in found])
+        absent = [f"{run.name}: not on the server" for run in found if run.name not in there]
+        return Selection("runs", list(there.values()), absent)
     record = newest_record(root, experiment or LATEST)
     if record is not None:
         return of_record(root, record, mlflow)
@@ -127,6 +131,11 @@ def select(
         of_it = without_folds(of_it)
         if of_it:
             return Selection(str(experiment), of_it, experiment=experiment)
+    options = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+    if experiment not in (None, LATEST, *options):
+        close = difflib.get_close_matches(str(experiment), options, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see conf/experiment"
+        raise UserError(f"experiment={experiment} does not exist; {hint}")
     known = ", ".join(sorted({path.stem for path in root.glob("sweeps/*.json")})) or "none yet"
     what = "no sweep" if experiment in (None, LATEST) else f"no run of experiment={experiment}"
     raise UserError(
@@ -137,12 +146,17 @@ def select(
 
 def newest_record(root: Path, experiment: str) -> Path | None:
     records = sorted(root.glob("sweeps/*.json"), key=lambda path: path.stat().st_mtime)
-    chosen = [
-        path
-        for path in records
-        if experiment == LATEST or path.stem == experiment or read_json(path)["experiment"] == experiment
-    ]
-    return chosen[-1] if chosen else None
+    chosen = []
+    for path in records:
+        try:
+            content = read_json(path)
+        except ValueError:  # torn by hand; written files are whole
+            continue
+        if experiment in (LATEST, path.stem, content["experiment"]):
+            done = any((root / "runs" / str(job["run"]) / "manifest.json").exists() for job in content["jobs"])
+            chosen.append((done, path))
+    finished = [path for done, path in chosen if done]
+    return finished[-1] if finished else chosen[-1][1] if chosen else None
 
 
 def of_record(root: Path, record: Path, mlflow: MLflowTracker | None = None) -> Selection:
@@ -173,6 +187,7 @@ def named(root: Path, patterns: list[str]) -> list[Path]:
         found = [
             path
             for place in (Path(pattern).expanduser(), root / pattern, root / "runs" / pattern)
+            if pattern.strip("/.")
             for path in sorted(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
         ]
         done = [path.resolve() for path in found if (path / "manifest.json").exists()]
@@ -199,6 +214,9 @@ def copies(
     tracker: MLflowTracker, names: list[str] | None = None, experiment: str | None = None
 ) -> dict[str, Finished]:
     """Run name -> MLflow's own copy of the newest finished run of that name, in the order of `names` if given."""
+    database = tracker.uri.removeprefix("sqlite:///")
+    if database != tracker.uri and not Path(database).exists():
+        raise UserError(f"tracking.uri={tracker.uri} does not exist; give the database or server that has the runs")
     client = tracker._client()
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -236,5 +254,8 @@ def copies(
                 f"MLflow at {tracker.uri} lacks a file of {name} ({str(error).splitlines()[0][:200]}); read the run "
                 "folders instead, source=folders"
             ) from None
+        for file in OPTIONAL:
+            with contextlib.suppress(Exception):
+                repository.download_artifacts(file, place)
         out[name] = Finished(paths[0].parent, name)
     return out

@@ -180,7 +180,8 @@ def reproduce(table: Table, selection: Selection) -> str:
         lines += ["# the whole comparison", shlex.join(["python", *map(str, command)]), "", "# its runs, one by one"]
     for run in table.runs:
         words = [word for word in run.overrides if not word.startswith(("paths.", "tracking"))]
-        lines.append(shlex.join(["python", "train.py", *words, "hydra.mode=RUN"]))
+        command = str((run.environment.get("command") or ["train.py"])[0])
+        lines.append(shlex.join(["python", command, *words, *(["hydra.mode=RUN"] if command == "train.py" else [])]))
     shas = sorted({str(run.environment.get("git_sha")) for run in table.runs})
     dirty = any(run.environment.get("git_dirty") for run in table.runs)
     state = f"git {', '.join(shas)}" + (

@@ -60,8 +60,8 @@ def permutation_p(differences: np.ndarray, seed: int) -> np.ndarray:
     A request whose differences are all 0 takes no sign, so a column alone has another sample of signs than in a table.
     """
     rng = np.random.default_rng(seed)
-    moving = differences[differences.any(axis=1)].astype(np.float64)  # flipping the sign of 0 changes nothing
-    if len(moving) == 0:
+    moving = differences.astype(np.float64)  # all rows, so that a column's p does not depend on the other columns
+    if not moving.any():
         return np.ones(differences.shape[1])
     observed = abs(moving.sum(axis=0)) - ROUNDING * abs(moving).sum(axis=0)
     chunk, extreme = max(1, CHUNK // len(moving)), np.zeros(differences.shape[1], dtype=np.int64)

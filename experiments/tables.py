@@ -5,7 +5,7 @@
     python -m experiments.tables runs='[demo-bert4rec-*,demo-vip5-*]' rows=[reranker,trainer.learning_rate]
     python -m experiments.tables source=mlflow tracking.uri=http://127.0.0.1:5000
 
-Every table is also written to <root>/tables, and beside it <name>.cells.json, which traces each cell to its runs.
+A format is also written to <root>/tables, and beside it <file>.cells.json, which traces each cell to its runs.
 """
 
 from __future__ import annotations
@@ -38,11 +38,10 @@ def tables(cfg: DictConfig) -> None:
     form = settings["format"]
     if form == "text":
         show(table)
-        form = "markdown"
     else:
-        print(table_formats.FORMATS[form][0](table), end="")
-    sys.stdout.flush()
-    print(f"Written: {write(table, root_of(cfg), form, settings['out'])}", file=sys.stderr)
+        print(table_formats.FORMATS[form][0](table), end="", flush=True)
+    if form != "text" or settings["out"]:
+        print(f"Written: {write(table, root_of(cfg), form, settings['out'])}", file=sys.stderr)
 
 
 def selected(cfg: DictConfig) -> Selection:
@@ -76,6 +75,9 @@ def read_settings(cfg: DictConfig) -> dict[str, Any]:
     for name in ("metrics", "rows", "columns", "costs"):
         if isinstance(settings[name], str):
             settings[name] = [settings[name]]
+        of_names = isinstance(settings[name], list) and all(isinstance(word, str) for word in settings[name])
+        if not of_names and settings[name] is not None:
+            raise UserError(f"{name}={settings[name]} has the wrong type; it must be a list of names, {name}=[...]")
     if not isinstance(settings["untrained"], bool):
         raise UserError(f"untrained={settings['untrained']} has the wrong type; it must be true or false")
     known = "sweep runs source format out metrics rows columns against costs untrained paths tracking".split()
@@ -104,10 +106,13 @@ def write(table: Table, root: Path, form: str, out: str | None = None) -> Path:
     from data.files import write_atomically, write_json
     from experiments import table_formats
 
+    by_suffix = {suffix: name for name, (_, suffix) in table_formats.FORMATS.items()}
+    if form == "text":
+        form = by_suffix.get(Path(str(out)).suffix.removeprefix("."), "markdown")
     render, suffix = table_formats.FORMATS[form]
     path = Path(out).expanduser() if out else root / "tables" / f"{table.name}.{suffix}"
     write_atomically(path, render(table))
-    write_json(path.with_suffix(".cells.json"), table_formats.traced(table))
+    write_json(path.with_name(f"{path.name}.cells.json"), table_formats.traced(table))
     return path
 
 

@@ -45,7 +45,9 @@ from experiments.recompose import ASKED, FIXED
 GUIDES = ("README.md", "README.vi.md")
 OF_A_RUN = ("evaluate", "inspect")  # train.py's config again, so what the training has decided is refused
 OF_FINISHED_RUNS = ("tables", "figures", "report")  # `experiment=` chooses runs: experiments/tables.py, `command`
-OTHERS = ". M=$ accelerate git mlflow mypy pip pre-commit py pytest python3 ruff torchrun".split()  # not looked at
+OTHERS = (
+    ". M=$ accelerate createdb git mlflow mypy pip pre-commit py pytest python3 ruff torchrun".split()
+)  # not looked at
 MODULES = ("pytest", "venv", "pip")  # `python -m` of these is not ours
 BLOCK = re.compile(r"(?:<!-- file: (\S+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

@@ -113,7 +113,7 @@ def test_the_command_writes_the_table_and_where_its_cells_come_from(tmp_path: Pa
     done = command(tmp_path, "runs=demo-*", "format=latex")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tables" / "runs.tex").read_text() == done.stdout
-    assert json.loads((tmp_path / "tables" / "runs.cells.json").read_text())["cells"]
+    assert json.loads((tmp_path / "tables" / "runs.tex.cells.json").read_text())["cells"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,8 @@ def test_the_command_writes_the_table_and_where_its_cells_come_from(tmp_path: Pa
         (["runs=demo-*", "format=docx"], "format=docx"),
         (["runs=demo-*", "costs=[money]"], "costs has money, which is not recorded"),
         (["runs=nothing"], "runs=nothing is no run in"),
-        (["experiment=nothing"], "no run of experiment=nothing"),
+        (["experiment=compare_dmo"], "did you mean compare_demo?"),
+        (["experiment=compare_demo"], "no run of experiment=compare_demo"),
         (["runs=demo-*", "untrained=perhaps"], "untrained=perhaps has the wrong type"),
         (["runs=demo-*", "source=paper"], "source=paper"),
     ],
