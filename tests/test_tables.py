@@ -241,3 +241,86 @@ def test_baselines_alone_are_a_table_too(tmp_path: Path) -> None:
     table = table_of(tmp_path)
     assert verdict(table)[0] == "Recall@10: only baselines, no trained method."
     assert "random" in markdown(table)
+
+
+def test_keys_beyond_the_reranker_tell_rows_apart(tmp_path: Path) -> None:
+    for seed, primary in enumerate(("recall_at_10", "ndcg_at_10")):  # it chooses the checkpoint
+        make_run(tmp_path, "bert4rec", seed, hits(0.5, N, seed), {"protocol.primary": primary})
+    labels = [r.label for r in table_of(tmp_path).rows if r.kind == "method"]
+    assert labels == ["bert4rec primary=ndcg_at_10", "bert4rec primary=recall_at_10"]
+
+
+def test_seeds_with_other_texts_are_not_averaged(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path, "viranker", seed, hits(0.5, N, seed), data_sha256=str(seed))
+    with pytest.raises(UserError, match="read other texts or pictures"):
+        table_of(tmp_path)
+
+
+def test_rows_are_found_over_all_blocks(tmp_path: Path) -> None:
+    for mode, rates in (("retrieved", (0.001, 0.01)), ("sampled", (0.001,))):
+        for rate in rates:
+            make_run(tmp_path, "bert4rec", 0, hits(0.5, N, 1), {"trainer.learning_rate": rate}, mode=mode)
+    table = table_of(tmp_path, columns=["candidates"])
+    cells = {r.label: {column.block for column in r.cells} for r in table.rows if r.kind == "method"}
+    assert cells == {"bert4rec learning_rate=0.001": {0, 1}, "bert4rec learning_rate=0.01": {0}}
+
+
+def test_settings_that_differ_between_blocks_and_seeds_of_each_are_said(tmp_path: Path) -> None:
+    for mode, rate, n in (("retrieved", 0.001, 3), ("sampled", 0.01, 1)):
+        for seed in range(n):
+            config = {"trainer.learning_rate": rate}
+            labels = ("synthetic data", f"{mode} metrics", *(["odd"] if mode == "sampled" else []))
+            make_run(tmp_path, "bert4rec", seed, hits(0.5, N, seed), config, labels, mode=mode)
+    make_run(tmp_path, "vip5", 0, hits(0.5, N, 7), labels=("synthetic data", "sampled metrics"), mode="sampled")
+    table = table_of(tmp_path, columns=["candidates.mode"])
+    bert4rec = row(table, "bert4rec")
+    assert seeds(bert4rec, table) == "3, 1 of 3"
+    settings = "settings differ between the columns: trainer.learning_rate 0.001, 0.01"
+    assert bert4rec.notes == ["mode=sampled: odd", settings]
+    assert table.labels == ["synthetic data", "mode=retrieved: retrieved metrics", "mode=sampled: sampled metrics"]
+
+
+def test_rows_beside_a_method_are_no_methods(tmp_path: Path) -> None:
+    import pandas as pd
+
+    for seed in range(2):
+        folder = make_run(tmp_path, "viranker", seed, hits(0.6, N, seed))
+        fused = hits(0.65, N, seed + 20)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics |= {f"test/fused/{name}": float(fused[:, i].mean()) for i, name in enumerate(METRICS)}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        requests = pd.read_parquet(folder / "per_request.parquet")
+        requests = requests.assign(**{f"fused/{name}": fused[:, i] for i, name in enumerate(METRICS)})
+        requests.to_parquet(folder / "per_request.parquet", index=False)
+        table = table_of(tmp_path)
+        assert row(table, "viranker + first stage").kind == "variant"
+        assert verdict(table)[0].startswith("Recall@10: 1 of 1 methods beat")
+    make_run(tmp_path, "viranker", 2, hits(0.6, N, 2))  # without the row
+    assert "viranker + first stage" not in [r.label for r in table_of(tmp_path).rows]
+
+
+def test_a_mean_of_seeds_is_held_against_the_mean_of_as_many_random_orders(tmp_path: Path) -> None:
+    for seed in range(4):  # chance .2 +- .03 of one order; the mean of four lies within .015
+        make_run(tmp_path, "vip5", seed, hits(0.22, 4000, seed + 1))
+    cell = row(table_of(tmp_path), "vip5").cells[Column(0, "recall_at_10")]
+    assert 0.215 < cell.mean < 0.23 and not cell.at_chance
+    assert row(table_of(tmp_path, "*vip5*0"), "vip5").cells[Column(0, "recall_at_10")].at_chance
+
+
+def test_against_a_name_of_several_rows_is_refused(tmp_path: Path) -> None:
+    for rate in (0.001, 0.01):
+        make_run(tmp_path, "bert4rec", 0, hits(0.5, N, 1), {"trainer.learning_rate": rate})
+    with pytest.raises(UserError, match="against=bert4rec is several rows"):
+        table_of(tmp_path, against="bert4rec")
+
+
+def test_a_sweep_in_which_nothing_finished_does_not_hide_one_that_did(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    done = make_run(tmp_path, "bert4rec", 0, hits(0.5, N, 1)).name
+    for name, run in (("x-1", done), ("x-2", None)):
+        jobs = [{"overrides": ["seed=0"], "run": run, "error": None}]
+        record = {"name": name, "experiment": "x", "swept": [], "jobs": jobs, "table": {}}
+        (tmp_path / "sweeps" / f"{name}.json").write_text(json.dumps(record))
+    (tmp_path / "sweeps" / "torn.json").write_text("{")
+    assert [run.name for run in select(tmp_path, "x", None).runs] == [done]
