@@ -8,6 +8,7 @@ the same bytes: no date, no random ids.
 from __future__ import annotations
 
 import io
+import logging
 import re
 import textwrap
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 WIDTH = 7.0  # inches
 FORMATS = ("png", "pdf", "svg")
+NOISY = ("fontTools", "matplotlib.font_manager")  # loggers that say something of every font of every PDF
 NO_DATE: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
@@ -195,6 +197,8 @@ def rendered(figure: Figure, form: str) -> bytes:
     """The file's content; the same figure gives the same bytes."""
     import matplotlib as mpl
 
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     buffer = io.BytesIO()
     with style(), mpl.rc_context({"svg.hashsalt": figure.name}):  # ids of two figures in one page differ
         figure.drawing.savefig(buffer, format=form, metadata=NO_DATE[form])
