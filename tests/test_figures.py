@@ -241,6 +241,13 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path, two: dict[str, list[P
     assert once == again and len(set(once)) == 6
 
 
+def test_embedding_the_fonts_of_a_pdf_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_run(tmp_path, "bert4rec")
+    caplog.set_level("INFO")  # Hydra's level of the root logger
+    rendered(only(tmp_path, "recall_at_k"), "pdf")
+    assert caplog.records == []
+
+
 def test_svg_for_a_page_has_its_caption_text_as_text_and_ids_of_its_own(
     tmp_path: Path, two: dict[str, list[Path]]
 ) -> None:
