@@ -164,7 +164,11 @@ def panels_of(
     out = []
     for block in blocks:
         title = label_of("", block.values).strip()
-        series = [one for one in series_of(block, coloured) if f"test/{one.prefix}{primary}" in one.runs[0].metrics]
+        series = [
+            one
+            for one in series_of(block, coloured)
+            if all(f"test/{one.prefix}{primary}" in run.metrics for run in one.runs)  # of some seeds alone: no row
+        ]
         absent = [f"incomplete: {len(selection.absent)} jobs have no finished run"] if selection.absent else []
         small = "; ".join([protocol(block), *common, *absent]) + "."
         out.append(Panel(title, block, series, primary, small, len(blocks) > 1))

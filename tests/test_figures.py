@@ -82,6 +82,22 @@ def test_runs_without_ranks_are_drawn_at_the_ks_of_their_protocol(tmp_path: Path
     assert line.get_ydata()[1] == pytest.approx(mean_metric([folder], "recall_at_5"))
 
 
+def test_a_fused_row_is_drawn_where_all_seeds_have_it(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+    for place, folder in enumerate([*two["bert4rec"], two["sasrec"][0]]):
+        table, metrics = pd.read_parquet(folder / "per_request.parquet"), read_json(folder / "metrics.json")
+        for name in [name for name in table if name.startswith(("recall", "ndcg"))]:
+            table[f"fused/{name}"] = table[name] * (0.9 + 0.01 * place)
+            metrics[f"test/fused/{name}"] = float(table[f"fused/{name}"].mean())
+        table.to_parquet(folder / "per_request.parquet")
+        write_json(folder / "metrics.json", metrics)
+    drawn, _ = draw(selection(tmp_path))
+    assert {figure.name for figure in drawn} == {"curves", "recall_at_k", "cost", "wins", "slices"}
+    of_recall = lines(next(figure for figure in drawn if figure.name == "recall_at_k").drawing.axes[0])
+    assert "bert4rec + first stage" in of_recall and "sasrec + first stage" not in of_recall
+    fused = np.mean([table["fused/recall_at_5"].mean() for table in tables(two["bert4rec"])])
+    assert of_recall["bert4rec + first stage"].get_ydata()[1] == pytest.approx(fused)
+
+
 def test_curves_have_the_loss_of_chance_and_the_chance_of_the_metric(
     tmp_path: Path, two: dict[str, list[Path]]
 ) -> None:
