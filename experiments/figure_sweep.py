@@ -119,6 +119,8 @@ def figure(
     axes: Any = drawing.subplots()
     handles: dict[str, tuple[float, Any]] = {}
     said, ring = [], None
+    counts = [len(one.runs) for line in lines for _, one in line.points]
+    sd = min(counts) >= FEW  # one measure for all lines: the caption says it once
     spread = ""
     for line in lines:
         x = np.array([at for at, _ in line.points])
@@ -126,10 +128,9 @@ def figure(
         mean = np.array([np.mean(values) for values in seeds])
         (drawn,) = axes.plot(x, mean, **line.look.plot, marker=line.look.marker, label=line.label)
         if max(map(len, seeds)) > 1:
-            sd = max(map(len, seeds)) >= FEW
             spread = "one standard deviation over seeds" if sd else "smallest and largest of the seeds"
-            low = mean - [np.std(v, ddof=1) if len(v) > 1 else 0 for v in seeds] if sd else [min(v) for v in seeds]
-            high = mean + [np.std(v, ddof=1) if len(v) > 1 else 0 for v in seeds] if sd else [max(v) for v in seeds]
+            low = mean - [np.std(v, ddof=1) for v in seeds] if sd else [min(v) for v in seeds]
+            high = mean + [np.std(v, ddof=1) for v in seeds] if sd else [max(v) for v in seeds]
             axes.fill_between(x, low, high, color=line.look.color, alpha=0.15, linewidth=0)
             of = [(at, value) for at, values in zip(x, seeds, strict=True) for value in values]
             axes.scatter(*zip(*of, strict=True), s=6, color=line.look.color, alpha=0.6, linewidths=0, zorder=2.5)

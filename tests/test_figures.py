@@ -150,6 +150,20 @@ def test_a_sweep_is_drawn_over_its_key_and_validation_chooses(tmp_path: Path) ->
     assert any(np.allclose(point, (1e-4, line.get_ydata()[0] - spread)) for point in band)
 
 
+@pytest.mark.parametrize("most_first", [True, False])
+def test_bands_are_of_one_measure_in_all_lines(tmp_path: Path, most_first: bool) -> None:
+    n_seeds = dict(zip(("bert4rec", "sasrec"), (3, 2) if most_first else (2, 3), strict=True))
+    runs = {(name, rate): [write_run(tmp_path, name, seed, trainer__learning_rate=rate) for seed in range(n)]
+            for name, n in n_seeds.items() for rate in (1e-3, 1e-2)}  # fmt: skip
+    figure = only(tmp_path, "sweep")
+    assert "(bands: smallest and largest of the seeds; dots: seeds)" in figure.caption
+    axes = figure.drawing.axes[0]
+    corners = np.concatenate([path.vertices for group in axes.collections[::2] for path in group.get_paths()])
+    for (_, rate), folders in runs.items():
+        values = [mean_metric([folder], "recall_at_5") for folder in folders]
+        assert all(np.isclose(corners, (rate, end)).all(axis=1).any() for end in (min(values), max(values)))
+
+
 def test_blocks_of_candidates_are_a_sweep_with_the_chance_of_each(tmp_path: Path) -> None:
     for size in (10, 20, 40):
         write_run(tmp_path, "bert4rec", candidates__size=size)
