@@ -34,7 +34,8 @@ def draw(panel: Panel) -> list[Figure] | str:
         rows = [one for one in trained if one.reranker == name]
         shown |= losses(upper, rows)
         for one in rows:
-            validation(lower, one, panel.metric)
+            if (drawn := validation(lower, one, panel.metric)) is not None:
+                shown.setdefault(one.label, drawn)
         if not lower.lines:
             lower.text(0.5, 0.5, "no validation\nduring training", transform=lower.transAxes, ha="center", va="center")
         lower.axhline(panel.chance_level(panel.metric), **CHANCE, label="chance")
@@ -54,7 +55,8 @@ def draw(panel: Panel) -> list[Figure] | str:
         lower.set_ylim(0, top)  # metrics compare
     from matplotlib.lines import Line2D
 
-    told = shown if len(trained) > len(names) else {}  # else the panels' titles name the rows
+    titled = len(names) > 1 and [one.label for one in trained] == names  # the panels' titles name the rows
+    told = {} if titled else shown
     told["chance (of validation: that of the test)"] = Line2D([], [], **CHANCE)
     legend(drawing, list(told.values()), list(told), 30 if len(told) > 1 else 22)
     caption = f"Training loss of {listed(names)} over epochs beside the loss of a model that knows nothing, and "
@@ -151,13 +153,15 @@ def losses(axes: Any, rows: list[Series]) -> dict[str, Any]:
     return shown
 
 
-def validation(axes: Any, one: Series, metric: str) -> None:
-    """One line a training."""
+def validation(axes: Any, one: Series, metric: str) -> Any:
+    """One line a training; returns a handle for the legend, None without any."""
+    drawn = None
     for run in trainings(one):
         if (seen := curve(run.curves, f"valid_{metric}")) is not None:
             marker = one.look.marker if len(seen.value) <= 12 else ""
             look = one.look.plot | {"linewidth": 1.1, "marker": marker, "markersize": 3}
-            axes.plot(seen.epoch, seen.value, **look, label=one.label)
+            (drawn,) = axes.plot(seen.epoch, seen.value, **look, label=one.label)
+    return drawn
 
 
 def falls(name: str, rows: list[Series]) -> list[str]:

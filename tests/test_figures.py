@@ -1,5 +1,6 @@
 """python -m experiments.figures: what is drawn is what the run folders say, and the same runs give the same bytes."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,23 @@ def test_curves_have_the_loss_of_chance_and_the_chance_of_the_metric(
     assert valid.get_ylim() == axes[3].get_ylim()
 
 
+def test_the_rows_of_curves_are_named_in_titles_or_in_the_legend(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+    def legend_of(pattern: str) -> list[str]:
+        (figure,), _ = draw(selection(tmp_path, pattern), ["curves"])
+        return [text.get_text().replace("\n  ", " ") for text in figure.drawing.legends[0].get_texts()]
+
+    chance = "chance (of validation: that of the test)"
+    assert legend_of("*") == [chance], "the panels' titles are bert4rec and sasrec"
+    assert legend_of("tiny-sasrec-*") == ["sasrec", chance]
+    for folder in two["sasrec"]:
+        points = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+        kept = [json.dumps(point) for point in points if point["name"].startswith("valid")]
+        (folder / "curves.jsonl").write_text("\n".join(kept) + "\n")
+    assert legend_of("tiny-sasrec-*") == ["sasrec", chance], "of validation alone"
+    write_run(tmp_path, "sasrec", trainer__num_train_epochs=3.0)
+    assert legend_of("*") == ["bert4rec", "sasrec epochs=2.0", "sasrec epochs=3.0", chance]
+
+
 def test_curves_of_old_runs_find_chance_in_the_curves_and_sums_of_tasks_have_none(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "sasrec", old=True)
     axes = only(tmp_path, "curves").drawing.axes[0]
@@ -152,7 +170,7 @@ def test_a_sweep_is_drawn_over_its_key_and_validation_chooses(tmp_path: Path) ->
 
 @pytest.mark.parametrize("most_first", [True, False])
 def test_bands_are_of_one_measure_in_all_lines(tmp_path: Path, most_first: bool) -> None:
-    n_seeds = dict(zip(("bert4rec", "sasrec"), (3, 2) if most_first else (2, 3), strict=True))
+    n_seeds = dict(zip(("bert4rec", "sasrec"), (4, 2) if most_first else (2, 4), strict=True))
     runs = {(name, rate): [write_run(tmp_path, name, seed, trainer__learning_rate=rate) for seed in range(n)]
             for name, n in n_seeds.items() for rate in (1e-3, 1e-2)}  # fmt: skip
     figure = only(tmp_path, "sweep")
