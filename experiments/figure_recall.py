@@ -66,7 +66,8 @@ def draw(panel: Panel) -> list[Figure] | str:
         f"for k = {deep[0]} to {deep[-1]}, bands are 95 % bootstrap intervals over {len(panel.requests):,} requests"
     )
     caption += f", {faint} rows that validation did not choose are faint" if faint else ""
-    return [Figure(panel.figure_name("recall_at_k"), f"{caption}; {best_sentence(panel, panel.metric)}.", drawing)]
+    best = best_sentence(panel, key(metric, nearest(ks, int(panel.metric.rpartition("_")[2]))))
+    return [Figure(panel.figure_name("recall_at_k"), f"{caption}; {best}.", drawing)]
 
 
 def family(panel: Panel) -> str:
@@ -80,6 +81,10 @@ def ks_of(panel: Panel, metric: str) -> list[int]:
     named = [name.partition("_at_") for name in panel.first.manifest["metrics"]]
     ks = sorted({int(k) for name, _, k in named if name == metric})
     return ks if len(ks) > 1 else []
+
+
+def nearest(ks: list[int], k: int) -> int:
+    return min(ks, key=lambda one: abs(one - k))
 
 
 def depth(panel: Panel) -> int:

@@ -75,6 +75,22 @@ def test_recall_at_k_is_drawn_from_ranks_with_bands_and_the_chance_of_each_k(
     assert any(np.allclose(point, (5, low[4])) for point in band)
 
 
+@pytest.mark.parametrize(("metric", "k"), [("ndcg_at_10", 10), ("recall_at_5", 5), ("precision_at_3", 1)])
+def test_the_sentence_of_recall_at_k_is_of_recall(
+    tmp_path: Path, two: dict[str, list[Path]], metric: str, k: int
+) -> None:
+    for folder in [folder for folders in two.values() for folder in folders]:
+        metrics, manifest = read_json(folder / "metrics.json"), read_json(folder / "manifest.json")
+        metrics |= {f"test/{row}precision_at_3": 0.5 for row in ("", "chance/", "first_stage/", "popularity/")}
+        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "manifest.json", manifest | {"metrics": [*manifest["metrics"], "precision_at_3"]})
+    caption = only(tmp_path, "recall_at_k", metric=metric).caption
+    best = max(two, key=lambda name: mean_metric(two[name], f"recall_at_{k}"))
+    value = mean_metric(two[best], f"recall_at_{k}")
+    assert f"highest Recall@{k} is {value:.3f}, of {best} (first stage (EASE) " in caption and "NDCG" not in caption
+    assert f"chance {k / WIDTH:.3f})" in caption
+
+
 def test_runs_without_ranks_are_drawn_at_the_ks_of_their_protocol(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "bert4rec", old=True)
     figure = only(tmp_path, "recall_at_k")
