@@ -15,6 +15,8 @@ from experiments.metrics import display
 from experiments.table import BOUND
 
 BINS, LEAST = 5, 20  # and requests in a bin, where there are so many
+SPREAD = 0.5  # of the points of a bin, where 1 is from one bin to the next
+DIGITS = 3  # of a bin's edges that are no whole numbers
 SLICES = {"history_length": "length of the history", "target_popularity": "training interactions of the relevant item"}
 
 
@@ -31,13 +33,15 @@ def draw(panel: Panel) -> list[Figure] | str:
     full = panel.highlighted()
     rows = [one for one in panel.series if one.kind != BOUND and one.reranker != "random"]
     rows = [one for one in rows if one in full or one not in panel.methods]
+    marked = [one for one in rows if one.look.marker]  # they stand beside each other around the tick
     of_rows = {one.label: panel.per_request(one, [metric])[:, 0] for one in rows}
     name, _, k = metric.partition("_at_")
     chance = panel.chance([name], [int(k)])
     handles: dict[str, Any] = {}
     for axes, (what, found) in zip(grid, binned.items(), strict=True):
-        for place, one in enumerate(rows):
-            handles[one.label] = draw_row(axes, one, of_rows[one.label], found, (place + 0.5) / len(rows) - 0.5, panel)
+        for one in rows:
+            shift = SPREAD * ((marked.index(one) + 0.5) / len(marked) - 0.5) if one in marked else 0.0
+            handles[one.label] = draw_row(axes, one, of_rows[one.label], found, shift, panel)
         if chance is not None:
             level = [float(chance.mean[metric][members].mean()) for _, members in found]
             (handles["chance"],) = axes.plot(range(len(found)), level, **CHANCE, label="chance")
@@ -60,17 +64,30 @@ def bins(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
     n = max(1, min(BINS, len(known) // LEAST))
     uppers = np.unique(np.quantile(values[known], np.arange(1, n + 1) / n, method="lower"))  # known is not empty
     place = np.searchsorted(uppers, values[known])
-    out = []
-    for index in range(len(uppers)):
-        members = known[place == index]
-        low, high = values[members].min(), values[members].max()
-        out.append((f"{low:g}" if low == high else f"{low:g}–{high:g}", members))
+    members = [known[place == index] for index in range(len(uppers))]
+    edges = printed([(float(values[own].min()), float(values[own].max())) for own in members])
+    return [(low if low == high else f"{low}–{high}", own) for (low, high), own in zip(edges, members, strict=True)]
+
+
+def printed(edges: list[tuple[float, float]]) -> list[tuple[str, str]]:
+    """Lows and highs of ascending bins with `DIGITS` digits; with more where a high would read like the next low."""
+    for digits in range(DIGITS, 18):
+        out = [(rounded(low, digits), rounded(high, digits)) for low, high in edges]
+        if all(high != low for (_, high), (low, _) in zip(out[:-1], out[1:], strict=True)):
+            break
     return out
+
+
+def rounded(value: float, digits: int) -> str:
+    """Without an exponent or zeros at the end; whole numbers stay as they are."""
+    decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(value))))) if value else 0
+    text = f"{value:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def draw_row(axes: Any, one: Series, values: np.ndarray, found: list[Any], shift: float, panel: Panel) -> Any:
     """Points beside each other, joined by a thin line; baselines without intervals."""
-    x = np.arange(len(found)) + (0.5 * shift if one.look.marker else 0)
+    x = np.arange(len(found)) + shift
     mean = np.array([values[members].mean() for _, members in found])
     if one.look.marker:
         ends = np.array([interval(values[members], panel.seed) for _, members in found])  # [bins, 2]

@@ -18,7 +18,7 @@ from data.errors import UserError
 from data.files import read_json, write_json
 from experiments.collect import Selection, select
 from experiments.figure_curves import smoothed
-from experiments.figure_slices import bins
+from experiments.figure_slices import bins, printed
 from experiments.figure_style import FORMATS, inline_svg, overlap, rendered
 from experiments.figures import draw, figures
 from experiments.significance import bootstrap_interval
@@ -147,7 +147,7 @@ def test_the_rows_of_curves_are_named_in_titles_or_in_the_legend(tmp_path: Path,
         (folder / "curves.jsonl").write_text("\n".join(kept) + "\n")
     assert legend_of("tiny-sasrec-*") == ["sasrec", chance], "of validation alone"
     write_run(tmp_path, "sasrec", trainer__num_train_epochs=3.0)
-    assert legend_of("*") == ["bert4rec", "sasrec epochs=2.0", "sasrec epochs=3.0", chance]
+    assert legend_of("*") == ["bert4rec", "sasrec epochs=3.0", "sasrec epochs=2.0", chance]
 
 
 def test_curves_of_old_runs_find_chance_in_the_curves_and_sums_of_tasks_have_none(tmp_path: Path) -> None:
@@ -271,6 +271,24 @@ def test_slices_are_means_of_quantile_bins(tmp_path: Path, two: dict[str, list[P
     found = table["found"].to_numpy()
     first = table["history_length"].to_numpy() <= float(by_length.get_xticklabels()[0].get_text().split("\n")[0][2:])
     assert lines(by_length)["chance"].get_ydata()[0] == pytest.approx(found[first].mean() * 5 / WIDTH)
+
+
+def test_points_of_slices_stand_around_their_ticks(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+    def places(pattern: str) -> list[float]:
+        (figure,), _ = draw(selection(tmp_path, pattern), ["slices"])
+        return [line.get_xdata()[1] for line in figure.drawing.axes[0].lines if line.get_marker() not in ("", "None")]
+
+    assert places("tiny-sasrec-*") == [1.0]
+    left, right = places("*")
+    assert left == pytest.approx(2 - right) and left < 1 < right
+
+
+def test_edges_of_bins_are_short_and_do_not_overlap() -> None:
+    thirds = np.concatenate([np.linspace(9 + 1 / 3, 10, 20), np.linspace(10 + 1 / 3, 16, 20)])
+    assert [label for label, _ in bins(thirds)] == ["9.33–10", "10.3–16"]
+    edges = [(0.0, 0.123456), (0.2, 10.341), (10.342, 1629.0), (1630.0, 12345.0)]
+    assert printed(edges) == [("0", "0.12346"), ("0.2", "10.341"), ("10.342", "1629"), ("1630", "12345")]
+    assert printed([(1 / 3, 1 / 3), (999.6, 1001.4)]) == [("0.333", "0.333"), ("1000", "1001")]
 
 
 def test_bins_hold_every_known_value_once() -> None:
