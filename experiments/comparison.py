@@ -18,7 +18,6 @@ from experiments.significance import ALPHA, compare_all, holm, in_words, power
 
 LARGE = 10_000  # requests from which on nearly every difference is significant
 ROUNDING = 1e-12
-SIZES = ((0.2, "negligible"), (0.5, "small"), (0.8, "medium"), (np.inf, "large"))  # of |d|: Cohen (1988)
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,9 @@ class Compared:
             return f"{name} is equal for every request."
         who = [f"{side.letter} ({side.reranker})" for side in (self.a, self.b)]
         told = in_words(who[1], row["difference"], row["low"], row["high"], row["p_holm"])
-        size = next(word for limit, word in SIZES if abs(row["effect_size"]) < limit)
-        effect = f"a {size} effect (d = {row['effect_size']:+.2f})"
-        if not row["smallest_difference"]:
-            effect = "the same for every request"
+        effect = f"d = {row['effect_size']:+.2f}" if row["smallest_difference"] else "the same for every request"
+        if row["b"]:
+            effect = f"{row['difference'] / abs(row['b']):+.1%} of b's mean, {effect}"
         counts = f"a is better for {row['a_better']:,} requests, equal for {row['equal']:,}, worse for"
         share = f"{row['power']:.0%}" if row["power"] < 0.99 else "more than 99%"
         can = f"the smallest that {self.n:,} requests show with power .8 is {row['smallest_difference']:.4f}"
@@ -92,7 +90,7 @@ def compared(a: Side, b: Side, names: list[str], metric: str, seed: int) -> Comp
 
 
 HEADINGS = ("metric", "a", "b", "a - b", "95 %", "Holm p", "effect\nsize d", "power at\na - b", "smallest,\npower .8",
-            "a better, equal,\nb better")  # fmt: skip
+            "a better / equal\n/ b better")  # fmt: skip
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -101,7 +99,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         display(row["metric"]), f"{row['a']:.4f}", f"{row['b']:.4f}", f"{row['difference']:+.4f}",
         f"[{row['low']:+.4f}, {row['high']:+.4f}]", "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}",
         f"{row['effect_size']:+.3f}", f"{row['power']:.2f}", f"{row['smallest_difference']:.4f}",
-        f"{row['a_better']:,} {row['equal']:,} {row['b_better']:,}",
+        f"{row['a_better']:,} / {row['equal']:,} / {row['b_better']:,}",
     ]  # fmt: skip
 
 

@@ -62,9 +62,12 @@ def test_differences_are_those_of_the_runs(
     d = a["ndcg_at_5"] - b["ndcg_at_5"]
     assert found["difference"] == pytest.approx(d.mean()) and found["p"] < 0.01
     counts = [int((d > 0).sum()), int((d == 0).sum()), int((d < 0).sum())]
-    assert f"{d.mean():+.4f}" in shown and " ".join(map(str, counts)) in shown
+    assert f"{d.mean():+.4f}" in shown and " / ".join(map(str, counts)) in shown
     assert f"a is better for {counts[0]} requests, equal for {counts[1]}, worse for {counts[2]}" in shown
-    assert "NDCG@5: a (first_stage) beats b (popularity) by +0." in shown and f"d = {d.mean() / d.std():+.2f}" in shown
+    assert "NDCG@5: a (first_stage) beats b (popularity) by +0." in shown
+    assert (
+        f", {d.mean() / b['ndcg_at_5'].mean():+.1%} of b's mean, d = {d.mean() / d.std():+.2f}; a is better" in shown
+    )
     assert "as they equal a row above: NDCG@1, MRR@1, Hit@1" in " ".join(shown.split()) and "synthetic data" in shown
     backwards = asked(f"a={popular}", f"b={first}", "examples=0", "metric=hit_at_1")
     shown = capsys.readouterr().out
