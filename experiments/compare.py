@@ -2,6 +2,7 @@
 
     python -m experiments.compare a=<run> b=<run>                  # table, verdict, five examples of each kind
     python -m experiments.compare a='[<run>,<run>]' b='[<run>]'    # seeds of one method: the mean of each request
+    python -m experiments.compare a='demo-bert4rec-*' b=<run>      # all of that name, without the folds of a pool
     python -m experiments.compare a=<run> b=<run> metric=ndcg_at_10 examples=0 out=table.md
 
 A run is a folder, a name in runs/, an MLflow run id, a pool of folds or <run>/evaluations/<hash>. Runs of other data,

@@ -16,8 +16,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from data.errors import UserError
 from data.files import read_json
+from experiments.collect import Finished, name_of, named, without_folds
 from experiments.find_run import find_run
 
+PATTERN = {"*", "?", "["}
 NO_METHOD = ("seed", "paths", "tracking", "force", "check", "diagnose")  # keys that seeds of one method may differ in
 
 
@@ -60,9 +62,10 @@ def short(folder: Path) -> str:
 
 
 def read_sides(root: Path, asked_a: Any, asked_b: Any) -> tuple[Side, Side]:
-    """`asked`: a run's path, name or MLflow id, or a list of such; a UserError where the runs do not compare."""
+    """`asked`: a run's path, name or MLflow id, a pattern of paths or names, or a list of such; a UserError where the
+    runs do not compare."""
     names = {letter: several(letter, asked) for letter, asked in (("a", asked_a), ("b", asked_b))}
-    found = {letter: [find_run(root, name, letter, False) for name in own] for letter, own in names.items()}
+    found = {letter: [folder for name in own for folder in meant(root, name, letter)] for letter, own in names.items()}
     first = found["a"][0]
     sides = []
     for letter, folders in found.items():
@@ -80,6 +83,17 @@ def several(letter: str, asked: Any) -> list[str]:
     if not names:
         raise UserError(f"{letter}=[] names no run")
     return names
+
+
+def meant(root: Path, name: str, letter: str) -> list[Path]:
+    """The run, or all finished runs of a pattern, as in `runs=` of tables; folds stand back behind their pool."""
+    if not PATTERN & {*name} or any(path.exists() for path in (Path(name).expanduser(), root / "runs" / name)):
+        return [find_run(root, name, letter, False)]
+    try:
+        folders = named(root, [name])
+    except UserError as error:
+        raise UserError(str(error).replace("runs=", f"{letter}=", 1)) from None
+    return [run.folder for run in without_folds([Finished(folder, name_of(folder)) for folder in folders])]
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

@@ -137,6 +137,8 @@ def test_seeds_are_averaged_request_by_request(
     assert found["difference"] == pytest.approx((mean - per_request(tmp_path, first)["ndcg_at_5"]).mean())
     shown = capsys.readouterr().out
     assert "a = demo-random, seeds 0, 1, 2, b = demo-first_stage-" in shown and "a (random, seed 0)" in shown
+    a, b = read_sides(tmp_path, "demo-random-*", "demo-first_stage*")
+    assert sorted(folder.name for folder in a.folders) == sorted(seeds) and b.folders[0].name == first
     a, b = read_sides(tmp_path, seeds, [first])
     one = compared(a, b, ["ndcg_at_5"], "ndcg_at_5", 0).rows[0]
     assert one["power"] == power(one["difference"], float((mean - b.values("ndcg_at_5")).std()), len(mean))
@@ -144,8 +146,14 @@ def test_seeds_are_averaged_request_by_request(
     assert not turned.rows or turned.rows[0]["equal"] == turned.n, "another order of the seeds is no difference"
     with pytest.raises(UserError, match=r"a= must name seeds of one method, and reranker._target_ is .*Random in"):
         asked(f"a=[{seeds[0]},{first}]", f"b={first}")
-    with pytest.raises(UserError, match="a= names a run twice"):
-        asked(f"a=[{seeds[0]},{seeds[0]}]", f"b={first}")
+    for twice in (f"a=[{seeds[0]},{seeds[0]}]", f"a=['demo-random-*',{seeds[0]}]"):
+        with pytest.raises(UserError, match="a= names a run twice"):
+            asked(twice, f"b={first}")
+    assert asked("a='demo-random-*'", "b='demo-first_*'", "examples=0") == pytest.approx(found)
+    with pytest.raises(UserError, match=r"^a= must name seeds of one method"):
+        asked("a='demo-*'", f"b={first}")
+    with pytest.raises(UserError, match=r"^b=demo-vip5-\* is no run in "):
+        asked(f"a={first}", "b='demo-vip5-*'")
 
 
 def test_what_does_not_compare_is_refused(
@@ -231,7 +239,9 @@ def test_pools_of_folds_are_compared(
     capsys.readouterr()
     found = asked(f"a={pools['shared_words']}", f"b={pools['popularity']}", "examples=3")
     assert found["difference"] == pytest.approx(metrics[0]["test/ndcg_at_5"] - metrics[1]["test/ndcg_at_5"])
+    patterns = [f"{side}='{name.rpartition('-')[0]}-*'" for side, name in zip("ab", pools.values(), strict=True)]
     shown = capsys.readouterr().out
+    assert asked(*patterns, "examples=0") == found, "the folds stand back behind their pool"
     assert "43 requests" in shown and "5 folds pooled" in shown and "<- relevant" in shown
     assert shown.count("Query: w") == shown.count("Where ") >= 3
     with pytest.raises(UserError, match=r"another split .fold=None; fold="):
