@@ -108,9 +108,6 @@ class Sweep:
     def raise_failed(self) -> None:
         """The exit code of the command, once everything is written."""
         left_out = [job.error for job in self.jobs if job.status == ABSENT]
-        for number, job in enumerate(self.jobs):
-            if job.status == SAME and job.number in self.failures:
-                del self.failures[number + 1]
         if self.failures:
             first = next(iter(self.failures.values()))[0]
             code = max(code for _, code in self.failures.values())
