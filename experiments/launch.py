@@ -39,7 +39,7 @@ OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
 
 
-left_out: list[str] = []  # one sentence for each job of a sweep that could not be composed
+left_out: list[str] = []  # the jobs of a sweep that could not be composed
 failed: list[Exception] = []  # of a single run
 sweeps: list[Any] = []  # the sweep that this process has planned, see `experiments.sweeps`
 
@@ -77,7 +77,7 @@ def launch(main: Callable[[], Any]) -> None:
         for sweep in sweeps:
             sweep.raise_failed()
         if left_out:
-            raise UserError(f"{len(left_out)} jobs of the sweep were left out; the first: {left_out[0]}")
+            raise UserError(f"{len(left_out)} jobs of the sweep were left out; see above")
     except (
         UserError,
         HydraException,
@@ -120,13 +120,24 @@ def keep_composable(sweeper: Any, batch: list[Sequence[str]]) -> None:
 
     Hydra's check gives up a whole grid for one unknown option in one job.
     """
+    n_jobs = len(batch)
+    absent: dict[str, list[str]] = {}
     for overrides in list(batch):
         try:
             sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             batch.remove(overrides)
-            left_out.append(sentence(error))
-            log.error("job %s is left out: %s", " ".join(overrides), left_out[-1])
+            absent.setdefault(sentence(error), []).append(" ".join(overrides))
+    for reason, jobs in absent.items():
+        left_out.extend(jobs)
+        log.error(cannot_run(jobs, n_jobs, reason))
+
+
+def cannot_run(jobs: list[str], n_jobs: int, reason: str) -> str:
+    """Of the jobs that one reason keeps from running; which they are, unless they are all."""
+    more = f"; and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+    which = f" ({'; '.join(jobs[:3])}{more})" if len(jobs) < n_jobs else ""
+    return f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'} cannot run{which}: {reason}"
 
 
 def sweeping() -> bool:

@@ -59,7 +59,6 @@ class Planner:
                 job.run, job.strict = experiment.name(dataset), experiment.diagnose == "strict"
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 job.status, job.error = ABSENT, sentence(error)
-                job.said = f"left out: {job.error}"
                 continue
             except Exception:  # let the job say what it is
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from data.errors import UserError
 from data.files import read_json, write_json
 from experiments import launch, launchers
 from experiments.findings import raise_failed, read_diagnosis
-from experiments.launch import JobFailed, sentence
+from experiments.launch import JobFailed, cannot_run, sentence
 from experiments.planning import ABSENT, FINISHED, SAME, TO_DO, Job, Planner
 from experiments.runs import Run
 from experiments.summary import one_line
@@ -46,7 +46,7 @@ class Sweep:
         self.started = False
 
     def start(self) -> None:
-        """Plans, prints the plan, opens the parent run and writes the record."""
+        """Plans, prints the plan, opens the parent run and writes the record, unless no job can run."""
         with turn(self.record):
             before = read_json(self.record) if self.record.exists() else {}
         planner = Planner(self.sweeper, self.root, before)
@@ -55,6 +55,8 @@ class Sweep:
         for job in self.jobs:
             if job.status == FINISHED and job.strict:
                 self._check_strictly(job)
+        if all(job.status == ABSENT for job in self.jobs):  # the experiment's newest record stays that of runs
+            self.raise_failed()
         to_do = [job for job in self.jobs if job.status == TO_DO]
         folders = [self.root / "runs" / str(job.run) for job in self.jobs if job.status == FINISHED]
         launchers.prepare(self.sweeper.launcher, len(self.jobs), " ".join(self.config.hydra.overrides.hydra))
@@ -103,17 +105,17 @@ class Sweep:
                 if job.status == TO_DO:
                     print(f"{job.number}/{len(self.jobs)} {job.run}: {one_line(self.root / 'runs' / str(job.run))}")
         sys.stdout.flush()
-        after_sweep(self.record)
+        after_sweep(self.record, [job.number for job in self.jobs if job.status in (ABSENT, SAME)])
 
     def raise_failed(self) -> None:
         """The exit code of the command, once everything is written."""
-        left_out = [job.error for job in self.jobs if job.status == ABSENT]
+        left_out = sum(job.status == ABSENT for job in self.jobs)
         if self.failures:
             first = next(iter(self.failures.values()))[0]
             code = max(code for _, code in self.failures.values())
             raise JobFailed(f"{len(self.failures)} jobs of the sweep failed; the first: {first}", code)
         if left_out:
-            raise UserError(f"{len(left_out)} jobs of the sweep were left out; the first: {left_out[0]}")
+            raise UserError(f"{left_out} jobs of the sweep were left out; see above")
 
     def _job(self, words: Sequence[str]) -> Job:
         return next(job for job in self.jobs if job.overrides == list(words) and job.status == TO_DO)
@@ -150,12 +152,20 @@ def mirror_of(config: DictConfig, name: str) -> SweepMirror | None:
 
 
 def print_plan(name: str, jobs: list[Job]) -> None:
-    """One line for each job, then the counts."""
+    """One line for each job that can run and for each reason why others cannot, then the counts."""
     shown = varying([job.overrides for job in jobs])
-    width = min(60, max(map(len, shown), default=0))
+    width = min(
+        60, max((len(words) for words, job in zip(shown, jobs, strict=True) if job.status != ABSENT), default=0)
+    )
     print(f"Sweep {name}")
+    absent: dict[str, list[str]] = {}
     for job, words in zip(jobs, shown, strict=True):
-        print(f"{job.number:4}  {words:{width}}  {job.said}")
+        if job.status == ABSENT:
+            absent.setdefault(str(job.error), []).append(words)
+        else:
+            print(f"{job.number:4}  {words:{width}}  {job.said}")
+    for reason, of_jobs in absent.items():
+        print(cannot_run(of_jobs, len(jobs), reason))
     kinds = [job.status for job in jobs]
     counts = [f"{kinds.count(kind)} {kind}" for kind in (FINISHED, TO_DO, ABSENT, SAME) if kind in kinds]
     print(f"{len(jobs)} jobs: {', '.join(counts)}", flush=True)
@@ -171,15 +181,16 @@ def show_job(folder: Path, diagnose: str) -> dict[str, float]:
     return read_json(folder / "metrics.json")
 
 
-def after_sweep(record: Path) -> None:
-    """What is said when the jobs of a recorded sweep have ended: those that are not finished, and why."""
+def after_sweep(record: Path, told: Collection[int] = ()) -> None:
+    """What is said when the jobs of a recorded sweep have ended: those that are not finished, and why; `told` are the
+    numbers of those of which the plan has said it."""
     content = read_json(record)
     runs = record.parent.parent / "runs"
     jobs = content["jobs"]
     done = [bool(job["run"]) and Run(runs / job["run"]).complete for job in jobs]
     shown = varying([job["overrides"] for job in jobs])
     for number, (job, finished) in enumerate(zip(jobs, done, strict=True), start=1):
-        if not finished:
+        if not finished and number not in told:
             begun = job["run"] and (runs / job["run"]).exists()
             reason = job["error"] or ("interrupted; the same command continues" if begun else "not begun")
             print(f"not finished: job {number} ({shown[number - 1]}): {reason}", file=sys.stderr)

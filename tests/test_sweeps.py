@@ -67,7 +67,8 @@ def test_jobs_that_fail_or_cannot_run_are_told_and_tried_again(tmp_path: Path) -
     words = ["reranker=random", "candidates.size=20,2000", "seed=0,-1", *SMALL[:3]]
     first = sweep(tmp_path, *words)
     assert first.returncode == 2 and "Traceback" not in first.stderr
-    assert first.stdout.count("left out: seed=-1 is out of range") == 2
+    left_out = "2 jobs cannot run (candidates.size=20 seed=-1; candidates.size=2000 seed=-1): seed=-1 is out of range"
+    assert left_out in first.stdout and "seed=-1 is out of range" not in first.stderr
     assert "4 jobs: 2 to do, 2 left out" in first.stdout and "1 of 4 jobs finished" in first.stdout
     assert "not finished: job 3 (candidates.size=2000 seed=0): candidates.size=2000 exceeds" in first.stderr
     assert "error: 1 jobs of the sweep failed; the first: candidates.size=2000 exceeds" in first.stderr
@@ -82,6 +83,18 @@ def test_jobs_that_fail_or_cannot_run_are_told_and_tried_again(tmp_path: Path) -
     second = sweep(tmp_path, *words)
     assert second.returncode == 2 and "again; it failed: candidates.size=2000 exceeds" in second.stdout
     assert "4 jobs: 1 finished, 1 to do, 2 left out" in second.stdout and made(tmp_path) == stamps
+
+
+@pytest.mark.parametrize("mistake", ["sed=0,1", "seed=-1", "dataset=ml_100k dataset.path=/nope"])
+def test_a_mistaken_command_hides_no_good_sweep(mistake: str, tmp_path: Path, uri: str) -> None:
+    words = [f"paths.root={tmp_path}", "experiment=compare_demo", "reranker=random,first_stage"]
+    assert command("train.py", *words, *SMALL).returncode == 0
+    good, n_runs = record(tmp_path), len(runs_of(uri))
+    mistaken = command("train.py", *words, *mistake.split())
+    assert mistaken.returncode == 2 and "Launching" not in mistaken.stdout and "Executing" not in mistaken.stderr
+    assert mistaken.stderr.count("\n") == 1 and "left out; see above" in mistaken.stderr
+    assert len(mistaken.stdout.splitlines()) == 3, "each reason once"
+    assert record(tmp_path) == good and len(runs_of(uri)) == n_runs == 3
 
 
 def test_runs_made_one_by_one_come_under_the_sweep(uri: str, tmp_path: Path) -> None:
@@ -176,10 +189,10 @@ def test_after_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     path = tmp_path / "sweeps" / "x.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"name": "x", "experiment": None, "swept": ["seed"], "jobs": jobs}))
-    after_sweep(path)
+    after_sweep(path, told=[4])
     said, errors = capsys.readouterr()
     assert "Sweep x: 1 of 4 jobs finished" in said
     assert "INCOMPLETE, 3 jobs have no finished run" in said and (tmp_path / "tables" / "x.md").exists()
     assert [line.split("): ")[1] for line in errors.splitlines()] == [
-        "interrupted; the same command continues", "not begun", "no such thing",
+        "interrupted; the same command continues", "not begun",
     ]  # fmt: skip
