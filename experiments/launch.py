@@ -105,7 +105,7 @@ def plan(sweeper: Any, batch: list[Sequence[str]]) -> None:
     """Takes the place of Hydra's check of a batch of jobs: removes from it what is finished or cannot run."""
     if type(sweeper).__name__ != "BasicSweeper":  # a search like Optuna's wants a result for every job
         return _hydras_check(sweeper, batch)
-    if "sweep" not in (sweeper.config.hydra.callbacks or {}) or sweeper.config.get("check"):  # no runs
+    if "sweep" not in (sweeper.config.hydra.callbacks or {}) or sweeper.config.get("check") is True:  # no runs
         return keep_composable(sweeper, batch)
     if not sweeps:
         from experiments.sweeps import Sweep
