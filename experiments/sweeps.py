@@ -239,8 +239,13 @@ class Search(Callback):
         launch.sweeps.append(self)
 
     def end(self) -> None:
+        """Also while an exception passes, Ctrl-C say."""
+        runs = [Run(self.root / "runs" / job["run"]) for job in read_json(self.record)["jobs"]]
+        self.failed = not any(run.complete for run in runs)
         if self.mirror:
-            self.mirror.close(True)
+            self.mirror.close(not self.failed and sys.exc_info()[0] is None)
         after_sweep(self.record)
 
-    def raise_failed(self) -> None: ...
+    def raise_failed(self) -> None:
+        if self.failed:
+            raise JobFailed("no trial of the search has finished; see above", 2)

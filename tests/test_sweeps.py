@@ -4,15 +4,17 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import SMALL, command
 from sweeping import TRAINED, finished, made, parent_and_children, record, results, runs_of, started, sweep, wait_for
 from tiny_runs import hits, make_run
 
+from data.errors import UserError
 from experiments.run_names import labels, matters, shown
 from experiments.sweep_record import record_path
-from experiments.sweeps import after_sweep
+from experiments.sweeps import Search, after_sweep
 
 
 def trains(root: Path) -> bool:
@@ -196,3 +198,29 @@ def test_after_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [line.split("): ")[1] for line in errors.splitlines()] == [
         "interrupted; the same command continues", "not begun",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ended", ["well", "interrupted", "all failed"])
+def test_a_search_ends_as_its_trials_did(ended: str, tmp_path: Path) -> None:
+    closed = []
+    search = Search()
+    search.root, search.record = tmp_path, tmp_path / "sweeps" / "x.json"
+    search.mirror = SimpleNamespace(close=closed.append)  # type: ignore[assignment]
+    run = make_run(tmp_path, "bert4rec", 0, hits(0.5, 50, 1)).name
+    jobs = [] if ended == "all failed" else [{"overrides": ["seed=0"], "run": run, "error": None}]
+    search.record.parent.mkdir()
+    search.record.write_text(json.dumps({"name": "x", "experiment": None, "swept": [], "jobs": jobs}))
+    if ended == "interrupted":
+        with pytest.raises(KeyboardInterrupt):
+            try:
+                raise KeyboardInterrupt
+            finally:
+                search.end()
+    else:
+        search.end()
+    assert closed == [ended == "well"]
+    if ended == "all failed":
+        with pytest.raises(UserError, match="no trial of the search"):
+            search.raise_failed()
+    else:
+        search.raise_failed()
