@@ -13,7 +13,6 @@ import numpy as np
 from experiments.figure_rows import Panel, Series, best_sentence, interval, listed
 from experiments.figure_style import CHANCE, Figure, canvas, legend
 from experiments.metrics import display, key
-from experiments.table import BOUND
 
 DEEPEST = 100
 
@@ -28,13 +27,15 @@ def draw(panel: Panel) -> list[Figure] | str:
     full = panel.highlighted()
     handles: dict[str, tuple[float, Any]] = {}
     faint = 0
-    every = False
+    drawn_at = {
+        one.label: points(panel, one, metric, ks) for one in panel.series if panel.has(one, key(metric, ks[0]))
+    }
+    every = any(len(x) > len(ks) for x, _ in drawn_at.values())
     for one in panel.series:
-        if one.reranker == "random" or (one.kind == BOUND and not panel.has(one, key(metric, ks[0]))):
+        if one.reranker == "random" or one.label not in drawn_at:
             continue  # chance is what random orders give, exactly
-        x, values = points(panel, one, metric, ks)
+        x, values = drawn_at[one.label]
         mean = values.mean(axis=0)
-        every |= len(x) > len(ks)
         if one in panel.methods and one not in full:
             (drawn,) = axes.plot(x, mean, **one.look.plot | {"linewidth": 0.7, "alpha": 0.45}, label=one.label)
             faint += 1
@@ -42,6 +43,10 @@ def draw(panel: Panel) -> list[Figure] | str:
             continue
         if one in full:
             axes.fill_between(x, *interval(values, panel.seed), color=one.look.color, alpha=0.15, linewidth=0)
+        if every and len(x) == len(ks):  # a line between would tell what is not known
+            (drawn,) = axes.plot(x, mean, color=one.look.color, linestyle="none", marker="_", label=one.label)
+            handles[one.label] = (mean[-1], drawn)
+            continue
         shown = {"marker": one.look.marker, "markevery": [int(np.searchsorted(x, k)) for k in ks if k <= x[-1]]}
         (drawn,) = axes.plot(x, mean, **one.look.plot, **(shown if one.look.marker else {}), label=one.label)
         handles[one.label] = (mean[-1] if len(x) == len(ks) else mean[int(np.searchsorted(x, ks[-1]))], drawn)

@@ -5,6 +5,7 @@ Bins are quantiles of the test requests, the same for every row.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def printed(edges: list[tuple[float, float]]) -> list[tuple[str, str]]:
     """Lows and highs of ascending bins with `DIGITS` digits; with more where a high would read like the next low."""
     for digits in range(DIGITS, 18):
         out = [(rounded(low, digits), rounded(high, digits)) for low, high in edges]
-        if all(high != low for (_, high), (low, _) in zip(out[:-1], out[1:], strict=True)):
+        if all(high != low for (_, high), (low, _) in itertools.pairwise(out)):
             break
     return out
 
