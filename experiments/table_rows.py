@@ -66,9 +66,9 @@ def method(
         row.cells[Column(index, name)] = Cell(values, runs, at_chance=at_chance)
     for key in costs:
         known = [run.cost[key] for run in group.runs if not run.cost.get("made_elsewhere")]
-        if key == "training_seconds" and not any(known):
+        if kind == BASELINE and key in ("training_seconds", "trainable_parameters", "total_parameters"):
             continue  # nothing was trained
-        if known and (kind == METHOD or not key.endswith("parameters")):
+        if known:
             row.cells[Column(index, key, cost=True)] = Cell((float(np.mean(known)),), runs)
     notes = [note for run in group.runs for note in run.manifest["labels"] if note not in common]
     if len({str(run.environment.get("code_sha256")) for run in group.runs}) > 1:
