@@ -7,25 +7,29 @@ run's name holds the data's hash.
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from data.dataset import Dataset
+from data.dataset import Dataset, sha256
 from data.errors import UserError
 from data.files import file_sha256, read_json
-from experiments import folds
-from experiments.config import Experiment, canonical, configure
 from experiments.launch import sentence
-from experiments.runs import Run
-from experiments.stages import check_usable
+from experiments.runs import Run, code_sha256
 from experiments.sweep_mirror import is_free
+from experiments.tracking import flatten
+
+if TYPE_CHECKING:
+    from experiments.config import Experiment
 
 FINISHED, TO_DO, ABSENT, SAME = "finished", "to do", "left out", "repeated"
+GENERATED = ("data.sources.demo.", "data.sources.demo_passages.")  # data that no file can change
+NO_RUN = ("paths", "tracking", "force", "check", "diagnose", "table")  # keys that make no other run
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Job:
     said: str = TO_DO  # the status in words
     error: str | None = None  # why it cannot run, or why it failed
     strict: bool = False  # diagnose=strict
+    key: str | None = None  # of config and code, where nothing else decides which run it is
 
 
 class Planner:
@@ -44,6 +49,8 @@ class Planner:
         """`before` is the sweep's record of an earlier call."""
         self.sweeper, self.root = sweeper, root
         self.failed = {tuple(job["overrides"]): job["error"] for job in before.get("jobs", [])}
+        self.known = {job["key"]: job["run"] for job in before.get("jobs", []) if job.get("key")}
+        self.code = code_sha256()
 
     def look_at(self, jobs: list[Job]) -> list[str]:
         """Fills in run and status of each job; returns the names of the datasets."""
@@ -52,7 +59,17 @@ class Planner:
         names = []
         for job in jobs:
             try:
-                experiment = configure(self._compose(job.overrides))
+                cfg = self._compose(job.overrides)
+                job.key = self._key(cfg)
+                if (run := self._recorded(job)) is not None and run.folder.name not in first:
+                    names.append(read_json(run.folder / "manifest.json")["dataset"])
+                    first[run.folder.name], job.run = job.number, run.folder.name
+                    self._finished(job, run)
+                    continue
+                from experiments.config import configure  # seconds of imports, which a finished sweep does without
+                from experiments.stages import check_usable
+
+                experiment = configure(cfg)
                 dataset = self._dataset(experiment, datasets)
                 check_usable(experiment, dataset)
                 names.append(dataset.name)
@@ -76,8 +93,29 @@ class Planner:
             del cfg["hydra"]
         return cfg
 
+    def _key(self, cfg: DictConfig) -> str | None:
+        """None where files or folders decide too, where a run is asked for anew, or where it must be looked at."""
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        generated = str(plain["dataset"].get("_target_")).startswith(GENERATED)
+        if not generated or plain["force"] or plain["check"] or plain["diagnose"] == "strict":
+            return None
+        kept = {name: value for name, value in plain.items() if name not in NO_RUN}
+        if any(isinstance(value, str) and value and Path(value).exists() for value in flatten(kept).values()):
+            return None
+        return sha256(json.dumps(kept, sort_keys=True), self.code)[:16]
+
+    def _recorded(self, job: Job) -> Run | None:
+        """The finished run that an earlier call has found for the same config and code; no pool, which has parts."""
+        name = self.known.get(job.key)
+        run = Run(self.root / "runs" / str(name))
+        return run if name and run.complete and "folds" not in read_json(run.folder / "manifest.json") else None
+
+    def _finished(self, job: Job, run: Run) -> None:
+        job.status = FINISHED
+        job.said = f"finished{'' if run.same_code else ' (by another version of the code)'}: {job.run}"
+
     def _dataset(self, experiment: Experiment, known: dict[str, Dataset | Exception]) -> Dataset:
-        key = canonical([experiment.resolved["dataset"], str(experiment.data)])
+        key = json.dumps([experiment.resolved["dataset"], str(experiment.data)], sort_keys=True)
         if key not in known:
             try:
                 known[key] = experiment.source.load(experiment.data)
@@ -88,13 +126,14 @@ class Planner:
         return found
 
     def _how_far(self, job: Job, experiment: Experiment) -> None:
+        from experiments import folds
+
         run = Run(self.root / "runs" / str(job.run))
         if self._complete(run, folds.several(experiment)):
             if experiment.force:
                 job.said = "to do again (force=true)"
             else:
-                job.status = FINISHED
-                job.said = f"finished{'' if run.same_code else ' (by another version of the code)'}: {job.run}"
+                self._finished(job, run)
             return
         if not is_free(run.lock(self.root)):
             job.said = "in another process; waits for it"

@@ -139,7 +139,7 @@ class Sweep:
             self.failures[job.number] = str(error), error.exit_code
 
     def _content(self, before: dict[str, Any]) -> dict[str, Any]:
-        jobs = [{"overrides": job.overrides, "run": job.run, "error": job.error} for job in self.jobs]
+        jobs = [{"overrides": job.overrides, "run": job.run, "error": job.error, "key": job.key} for job in self.jobs]
         return content_of(self.config, self.record.stem, jobs) | {"mlflow": before.get("mlflow")}
 
 

@@ -224,3 +224,20 @@ def test_a_search_ends_as_its_trials_did(ended: str, tmp_path: Path) -> None:
             search.raise_failed()
     else:
         search.raise_failed()
+
+
+def test_a_finished_sweep_is_known_by_config_and_code_without_building_anything(tmp_path: Path) -> None:
+    words = ["-m", "reranker=random,bert4rec", *SMALL, "trainer.num_train_epochs=1", f"paths.root={tmp_path}"]
+    words += ["tracking=none", "diagnose=off"]
+    assert command("train.py", *words).returncode == 0
+    before = results(tmp_path)
+    again = command("-X", "importtime", "train.py", *words)
+    assert again.returncode == 0 and "2 jobs: 2 finished" in again.stdout
+    assert "transformers" not in again.stderr and results(tmp_path) == before
+    (path,) = (tmp_path / "sweeps").glob("*.json")
+    content = json.loads(path.read_text())
+    for job in content["jobs"]:
+        job["key"] = "of other code"
+    path.write_text(json.dumps(content))
+    again = command("-X", "importtime", "train.py", *words)
+    assert "2 jobs: 2 finished" in again.stdout and "transformers" in again.stderr
