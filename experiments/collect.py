@@ -5,9 +5,7 @@ A sweep's record, `<root>/sweeps/<name>.json`, lists its jobs and the run folder
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LATEST = "latest"
-NEEDED = "manifest.json metrics.json cost.json config.yaml overrides.yaml environment.json per_request.parquet".split()
-OPTIONAL = ("curves.jsonl", "diagnosis.json")  # a pool has no curves
-MANY_RUNS = 1000  # of a page of MLflow's search
 
 
 @dataclass(frozen=True)
@@ -110,6 +105,8 @@ def select(
 ) -> Selection:
     """`runs`: folders, names in <root>/runs, or patterns of either; else `experiment`: an option of conf/experiment, a
     sweep's name or `latest`, the newest sweep. With `mlflow` all files are read from its artifacts."""
+    from experiments.mlflow_copies import copies
+
     if runs:
         folders = named(root, [runs] if isinstance(runs, str) else [str(word) for word in runs])
         found = without_folds([Finished(folder, name_of(folder)) for folder in folders])
@@ -160,6 +157,8 @@ def newest_record(root: Path, experiment: str) -> Path | None:
 
 
 def of_record(root: Path, record: Path, mlflow: MLflowTracker | None = None) -> Selection:
+    from experiments.mlflow_copies import copies
+
     content = read_json(record)
     there = None
     if mlflow is not None:
@@ -208,54 +207,3 @@ def without_folds(runs: list[Finished]) -> list[Finished]:
 def name_of(folder: Path) -> str:
     """An evaluation's name says of what run it is."""
     return f"{folder.parents[1].name}/{folder.name}" if folder.parent.name == "evaluations" else folder.name
-
-
-def copies(
-    tracker: MLflowTracker, names: list[str] | None = None, experiment: str | None = None
-) -> dict[str, Finished]:
-    """Run name -> MLflow's own copy of the newest finished run of that name, in the order of `names` if given."""
-    database = tracker.uri.removeprefix("sqlite:///")
-    if database != tracker.uri and not Path(database).exists():
-        raise UserError(f"tracking.uri={tracker.uri} does not exist; give the database or server that has the runs")
-    client = tracker._client()
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-
-    try:
-        of = client.get_experiment_by_name(tracker.experiment)
-    except Exception as error:
-        raise UserError(f"MLflow at {tracker.uri} failed ({str(error).splitlines()[0][:200]})") from None
-    if of is None:
-        raise UserError(f"MLflow at {tracker.uri} has no experiment {tracker.experiment}")
-    where = "attributes.status = 'FINISHED'"
-    if experiment is not None:
-        where += f" and tags.experiment = '{experiment}'"
-    found: dict[str, str] = {}
-    token = None
-    while True:  # newest first
-        page = client.search_runs([of.experiment_id], where, max_results=MANY_RUNS, page_token=token)
-        for run in page:
-            tags = run.data.tags
-            if tags.get("kind") != "sweep":
-                found.setdefault(tags.get("run", tags.get("mlflow.runName", "")), run.info.artifact_uri)
-        if not (token := page.token):
-            break
-    out = {}
-    for name in names if names is not None else reversed(found):
-        if name not in found:
-            continue
-        repository = get_artifact_repository(found[name])
-        local = isinstance(repository, LocalArtifactRepository)
-        place = None if local else tempfile.mkdtemp(prefix="mlflow-")
-        try:
-            paths = [Path(repository.download_artifacts(file, place)) for file in NEEDED]
-        except Exception as error:
-            raise UserError(
-                f"MLflow at {tracker.uri} lacks a file of {name} ({str(error).splitlines()[0][:200]}); read the run "
-                "folders instead, source=folders"
-            ) from None
-        for file in OPTIONAL:
-            with contextlib.suppress(Exception):
-                repository.download_artifacts(file, place)
-        out[name] = Finished(paths[0].parent, name)
-    return out

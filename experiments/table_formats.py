@@ -1,4 +1,4 @@
-"""A table as text for a terminal, Markdown, LaTeX (booktabs), HTML or CSV, and the file that traces every cell."""
+"""A table as text for a terminal, Markdown, LaTeX (booktabs), HTML or CSV."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import csv
 import html
 import io
 import re
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from experiments.table import BOUND, CHANCE, METHOD, VARIANT, Cell, Column, Row, Table
+from experiments.table import METHOD, VARIANT, Cell, Column, Row, Table
+from experiments.table_origins import traced
 from experiments.table_text import AT_CHANCE, BETTER, WORSE, block_title, caption, mark, notes, number, seeds, verdict
 
 if TYPE_CHECKING:
@@ -205,61 +205,6 @@ def comma_separated(table: Table) -> str:
     for cell in traced(table)["cells"]:
         writer.writerow({name: cell.get(name) for name in names} | {"runs": " ".join(cell["runs"])})
     return out.getvalue()
-
-
-def traced(table: Table) -> dict[str, Any]:
-    """Every cell with its runs, and what each run was made of."""
-    cells = []
-    for row in table.rows:
-        for column, cell in row.cells.items():
-            record = {
-                "block": block_title(table, column.block),
-                "row": row.label,
-                "kind": row.kind,
-                "column": column.key,
-                "shown": number(cell, column) + mark(cell),
-                "n_seeds": len(cell.values) if row.kind not in (CHANCE, BOUND) else None,
-                "values": list(cell.values),
-                "mean": cell.mean,
-                "std": cell.deviation,
-                "best": cell.best,
-                "second": cell.second,
-                "at_chance": cell.at_chance,
-            }
-            if cell.comparison is not None:
-                record |= {"against": table.against, **asdict(cell.comparison), "p_holm": cell.p_holm}
-            cells.append(record | {"runs": list(cell.runs)})
-    return {
-        "table": table.name,
-        "protocol": [
-            {
-                "block": block_title(table, index),
-                **{key: block.first.manifest[key] for key in PROTOCOL},
-            }
-            for index, block in enumerate(table.blocks)
-        ],
-        "labels": table.labels,
-        "absent": table.absent,
-        "left_out": table.left_out,
-        "cells": cells,
-        "runs": {run.name: origin(run) for row in table.rows for runs in row.runs.values() for run in runs},
-    }
-
-
-PROTOCOL = "dataset protocol candidates n_requests primary data_sha256 interactions_sha256 candidates_sha256".split()
-
-
-def origin(run: Any) -> dict[str, Any]:
-    """Where a number comes from: what another machine needs to make it again."""
-    environment = run.environment
-    return {
-        "folder": str(run.folder),
-        "config": str(run.folder / "config.yaml"),
-        "overrides": run.overrides,
-        "seed": run.seed,
-        **{key: environment.get(key) for key in ("git_sha", "git_dirty", "code_sha256", "python", "packages")},
-        **{key: run.manifest[key] for key in ("data_sha256", "candidates_sha256")},
-    }
 
 
 FORMATS = {"latex": (latex, "tex"), "markdown": (markdown, "md"), "csv": (comma_separated, "csv")}

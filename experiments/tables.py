@@ -105,6 +105,7 @@ def write(table: Table, root: Path, form: str, out: str | None = None) -> Path:
     """Writes the table and, beside it, the file that traces its cells; returns the table's path."""
     from data.files import write_atomically, write_json
     from experiments import table_formats
+    from experiments.table_origins import traced
 
     by_suffix = {suffix: name for name, (_, suffix) in table_formats.FORMATS.items()}
     if form == "text":
@@ -112,7 +113,7 @@ def write(table: Table, root: Path, form: str, out: str | None = None) -> Path:
     render, suffix = table_formats.FORMATS[form]
     path = Path(out).expanduser() if out else root / "tables" / f"{table.name}.{suffix}"
     write_atomically(path, render(table))
-    write_json(path.with_name(f"{path.name}.cells.json"), table_formats.traced(table))
+    write_json(path.with_name(f"{path.name}.cells.json"), traced(table))
     return path
 
 

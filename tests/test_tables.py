@@ -15,7 +15,8 @@ from experiments.collect import select
 from experiments.significance import holm
 from experiments.table import Column, Row, Table
 from experiments.table_building import build
-from experiments.table_formats import markdown, traced
+from experiments.table_formats import markdown
+from experiments.table_origins import traced
 from experiments.table_text import caption, number, seeds, verdict
 
 N = 400
