@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figure_rows import Panel, Series, interval, listed
+from experiments.figure_rows import Panel, Series, listed
 from experiments.figure_style import CHANCE, Figure, apart, canvas, legend, short
 from experiments.metrics import display
+from experiments.significance import bootstrap_interval
 
 LABELLED = 6  # points that carry their names; more of them carry numbers, which the legend explains
 
@@ -28,7 +29,7 @@ def draw(panel: Panel) -> list[Figure] | str:
     for one in rows:
         milliseconds = speeds(one)
         x, y = float(np.mean(milliseconds)), one.mean(metric)
-        low, high = (float(end) for end in interval(panel.per_request(one, [metric])[:, 0], panel.seed))
+        low, high = (float(end) for end in bootstrap_interval(panel.per_request(one, [metric])[:, 0], panel.seed))
         bar = {"color": one.look.color, "elinewidth": 0.9, "capsize": 0, "zorder": 2.5}
         across = [[x - min(milliseconds)], [max(milliseconds) - x]]
         axes.errorbar([x], [y], yerr=[[max(y - low, 0)], [max(high - y, 0)]], xerr=across, fmt="none", **bar)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figure_rows import Panel, Series, best_sentence, interval, listed
+from experiments.figure_rows import Panel, Series, best_sentence, listed
 from experiments.figure_style import CHANCE, Figure, canvas, legend
 from experiments.metrics import display, key
+from experiments.significance import bootstrap_interval
 
 DEEPEST = 100
 
@@ -42,7 +43,9 @@ def draw(panel: Panel) -> list[Figure] | str:
             handles["other rows"] = (-1, drawn)
             continue
         if one in full:
-            axes.fill_between(x, *interval(values, panel.seed), color=one.look.color, alpha=0.15, linewidth=0)
+            axes.fill_between(
+                x, *bootstrap_interval(values, panel.seed), color=one.look.color, alpha=0.15, linewidth=0
+            )
         if every and len(x) == len(ks):  # a line between would tell what is not known
             (drawn,) = axes.plot(x, mean, color=one.look.color, linestyle="none", marker="_", label=one.label)
             handles[one.label] = (mean[-1], drawn)

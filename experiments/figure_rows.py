@@ -19,7 +19,6 @@ from experiments.figure_style import CEILING, GREY, LINES, Look, looks, shade
 from experiments.grouping import Block, Group, blocks_of, plain
 from experiments.grouping import label as label_of
 from experiments.metrics import Ranks, display
-from experiments.significance import bootstrap_interval
 from experiments.summary import prior
 from experiments.table import BASELINE, BOUND, METHOD
 from experiments.table_building import first_stage, is_untrained
@@ -226,11 +225,6 @@ def order(values: dict[str, Any]) -> list[tuple[bool, float, str]]:
 
 def number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """95 % bootstrap interval over requests of the mean of [R] or [R, M]."""
-    return bootstrap_interval(values, seed)
 
 
 def listed(labels: list[str], most: int = 4) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figure_rows import Panel, Series, interval, listed
+from experiments.figure_rows import Panel, Series, listed
 from experiments.figure_style import CHANCE, Figure, canvas, legend
 from experiments.metrics import display
+from experiments.significance import bootstrap_interval
 from experiments.table import BOUND
 
 BINS, LEAST = 5, 20  # and requests in a bin, where there are so many
@@ -91,7 +92,7 @@ def draw_row(axes: Any, one: Series, values: np.ndarray, found: list[Any], shift
     x = np.arange(len(found)) + shift
     mean = np.array([values[members].mean() for _, members in found])
     if one.look.marker:
-        ends = np.array([interval(values[members], panel.seed) for _, members in found])  # [bins, 2]
+        ends = np.array([bootstrap_interval(values[members], panel.seed) for _, members in found])  # [bins, 2]
         axes.vlines(x, ends[:, 0], ends[:, 1], color=one.look.color, linewidth=1.0, alpha=0.8)
     (drawn,) = axes.plot(x, mean, **one.look.plot | {"linewidth": 1.1}, marker=one.look.marker, label=one.label)
     return drawn

@@ -119,7 +119,7 @@ def mirror(selection: Selection, drawn: list[Figure]) -> None:
     """PNG artifacts of the sweep's run in MLflow, if the sweep has one; a failure is a warning."""
     from data.files import read_json
     from experiments.figure_style import rendered
-    from experiments.tracking import MLflowTracker
+    from experiments.tracking import MLflowTracker, first_line
 
     where = read_json(selection.record).get("mlflow") if selection.record else None
     if not where:
@@ -132,8 +132,8 @@ def mirror(selection: Selection, drawn: list[Figure]) -> None:
                 path.write_bytes(rendered(figure, "png"))
                 client.log_artifact(where["run_id"], str(path), "figures")
     except Exception as error:
-        first = str(error).split("\n")[0][:200]
-        log.warning("MLflow at %s did not take the figures (%s); the files are written", where.get("uri"), first)
+        why = first_line(error)
+        log.warning("MLflow at %s did not take the figures (%s); the files are written", where.get("uri"), why)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from pathlib import Path
 
 from data.errors import UserError
 from experiments.collect import Finished
-from experiments.tracking import MLflowTracker
+from experiments.tracking import MLflowTracker, first_line
 
 NEEDED = "manifest.json metrics.json cost.json config.yaml overrides.yaml environment.json per_request.parquet".split()
 OPTIONAL = ("curves.jsonl", "diagnosis.json")  # a pool has no curves
 MANY_RUNS = 1000  # of a page of MLflow's search
+downloads: list[tempfile.TemporaryDirectory[str]] = []  # gone when the process ends
 
 
 def copies(
@@ -29,7 +29,7 @@ def copies(
     try:
         of = client.get_experiment_by_name(tracker.experiment)
     except Exception as error:
-        raise UserError(f"MLflow at {tracker.uri} failed ({str(error).splitlines()[0][:200]})") from None
+        raise UserError(f"MLflow at {tracker.uri} failed ({first_line(error)})") from None
     if of is None:
         raise UserError(f"MLflow at {tracker.uri} has no experiment {tracker.experiment}")
     where = "attributes.status = 'FINISHED'"
@@ -50,17 +50,18 @@ def copies(
         if name not in found:
             continue
         repository = get_artifact_repository(found[name])
-        local = isinstance(repository, LocalArtifactRepository)
-        place = None if local else tempfile.mkdtemp(prefix="mlflow-")
+        place = None
+        if not isinstance(repository, LocalArtifactRepository):  # whose files are read where they are
+            downloads.append(tempfile.TemporaryDirectory(prefix="mlflow-"))
+            place = downloads[-1].name
         try:
-            paths = [Path(repository.download_artifacts(file, place)) for file in NEEDED]
+            there = {artifact.path for artifact in repository.list_artifacts()}
+            wanted = [*NEEDED, *(file for file in OPTIONAL if file in there)]
+            paths = [Path(repository.download_artifacts(file, place)) for file in wanted]
         except Exception as error:
             raise UserError(
-                f"MLflow at {tracker.uri} lacks a file of {name} ({str(error).splitlines()[0][:200]}); read the run "
-                "folders instead, source=folders"
+                f"MLflow at {tracker.uri} lacks a file of {name} ({first_line(error)}); read the run folders instead, "
+                "source=folders"
             ) from None
-        for file in OPTIONAL:
-            with contextlib.suppress(Exception):
-                repository.download_artifacts(file, place)
         out[name] = Finished(paths[0].parent, name)
     return out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ from data.files import file_sha256, read_json
 from experiments.launch import sentence
 from experiments.runs import Run, code_sha256
 from experiments.sweep_mirror import is_free
-from experiments.tracking import flatten
 
 if TYPE_CHECKING:
     from experiments.config import Experiment
@@ -42,6 +42,15 @@ class Job:
     error: str | None = None  # why it cannot run, or why it failed
     strict: bool = False  # diagnose=strict
     key: str | None = None  # of config and code, where nothing else decides which run it is
+
+
+def texts(node: Any) -> Iterator[str]:
+    """Every text in a config, however deep: any may be a file or a folder."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for part in node.values() if isinstance(node, dict) else node:
+            yield from texts(part)
 
 
 class Planner:
@@ -100,7 +109,7 @@ class Planner:
         if not generated or plain["force"] or plain["check"] or plain["diagnose"] == "strict":
             return None
         kept = {name: value for name, value in plain.items() if name not in NO_RUN}
-        if any(isinstance(value, str) and value and Path(value).exists() for value in flatten(kept).values()):
+        if any(Path(text).expanduser().exists() for text in texts(kept) if text):
             return None
         return sha256(json.dumps(kept, sort_keys=True), self.code)[:16]
 

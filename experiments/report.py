@@ -36,7 +36,7 @@ th[scope=row] { font-weight: normal; text-align: left; position: sticky; left: 0
 td.best { font-weight: 700; } td.second { text-decoration: underline; } tr.chance, tr.bound { color: var(--quiet); }
 .fail { color: var(--bad); font-weight: 700; } .warn { color: var(--odd); font-weight: 700; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); gap: 1.5rem; }
-figure { margin: 0; } figure svg { max-width: 100%; height: auto; }
+figure { margin: 0; overflow-x: auto; } figure svg { width: 100%; min-width: 30rem; height: auto; }
 pre { background: #f4f4f4; padding: .75rem; overflow-x: auto; white-space: pre-wrap; }
 dt { font-weight: 600; } dd { margin: 0 0 .4rem 1rem; }
 .labels { border-left: 4px solid var(--odd); padding-left: .75rem; }
@@ -163,7 +163,8 @@ def runs_table(table: Table) -> str:
             str(cost["device"]),
             "; ".join(run.manifest["labels"]),
         ]
-        row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells[:-1])
+        row += f'<td class="words">{html.escape(cells[-1])}</td>'
         lines.append(f'<tr class="rule"><th scope="row">{html.escape(run.name)}</th>{row}</tr>')
     heads = "run,trained parameters,training s,ms/request,peak MB,device,labels".split(",")
     head = "".join(f"<th>{name}</th>" for name in heads)

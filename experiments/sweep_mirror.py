@@ -6,7 +6,6 @@ kill each other. The first failure is told once; from then on neither the sweep 
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,7 @@ from typing import Any
 
 from data.files import read_json
 from experiments.runs import Run
-from experiments.tracking import DOWN, PARENT, MLflowTracker, send
-
-log = logging.getLogger(__name__)
+from experiments.tracking import DOWN, PARENT, MLflowTracker, send, tell
 
 
 class SweepMirror:
@@ -59,11 +56,7 @@ class SweepMirror:
             step()
         except Exception as error:
             self.down = True
-            first = str(error).split("\n")[0][:200]
-            hint = f"python -m experiments.sync tracking.uri={self.tracker.uri}"
-            log.warning(
-                "MLflow at %s failed (%s); the sweep goes on, send it later: %s", self.tracker.uri, first, hint
-            )
+            tell(self.tracker.uri, error, "the sweep goes on")
 
     def _open(self, known: dict[str, Any] | None, tags: dict[str, str]) -> None:
         experiment_id, client = self.tracker.experiment_id(), self.tracker._client()

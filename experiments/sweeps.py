@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from data.errors import UserError
 from data.files import read_json, write_json
-from experiments import launch, launchers
+from experiments import launchers
 from experiments.findings import raise_failed, read_diagnosis
 from experiments.launch import JobFailed, cannot_run, sentence
 from experiments.planning import ABSENT, FINISHED, SAME, TO_DO, Job, Planner
@@ -214,38 +213,3 @@ def show_table(record: Path) -> None:
     tables.show(table)
     written = tables.write(table, root, "markdown")
     print(f"Table: {written}; others: python -m experiments.tables experiment={table.name} format=latex", flush=True)
-
-
-class Search(Callback):
-    """Of another sweeper (Optuna's, say), whose jobs are not known before: the parent run, and a record that grows."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.hydra.sweeper._target_.endswith(".BasicSweeper") or config.get("check"):
-            return
-        params = config.hydra.sweeper.get("params") or {}
-        words = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in params.items())]
-        experiment = config.hydra.runtime.choices.get("experiment")
-        self.root = Path(config.paths.root).expanduser().resolve()
-        self.record = record_path(self.root, experiment, [["search", *words]])
-        before = read_json(self.record) if self.record.exists() else {}
-        content = content_of(config, self.record.stem, before.get("jobs", []))
-        self.mirror = mirror_of(config, self.record.stem)
-        if self.mirror:
-            tags = tags_of(content, [config.dataset.name])
-            content["mlflow"] = self.mirror.open(before.get("mlflow"), tags)
-        write_json(self.record, content)
-        os.environ[RECORD] = str(self.record)
-        launchers.share_gpus(config.hydra.launcher._target_.rpartition(".")[2])
-        launch.sweeps.append(self)
-
-    def end(self) -> None:
-        """Also while an exception passes, Ctrl-C say."""
-        runs = [Run(self.root / "runs" / job["run"]) for job in read_json(self.record)["jobs"]]
-        self.failed = not any(run.complete for run in runs)
-        if self.mirror:
-            self.mirror.close(not self.failed and sys.exc_info()[0] is None)
-        after_sweep(self.record)
-
-    def raise_failed(self) -> None:
-        if self.failed:
-            raise JobFailed("no trial of the search has finished; see above", 2)

@@ -70,10 +70,13 @@ def unsent(root: Path, uri: str) -> list[Path]:
 
 
 def answers(tracker: Any) -> bool:
-    """Whether the server is there at all."""
+    """Whether the server or database is there at all; whatever else goes wrong is no answer to that."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         tracker.experiment_id()
-    except Exception:
+    except (MlflowException, SQLAlchemyError, OSError):
         return False
     return True
 

@@ -93,9 +93,7 @@ class MLflowTracker(Tracker):
             step()
         except Exception as error:
             self.down = True
-            first = str(error).split("\n")[0][:200]
-            hint = f"python -m experiments.sync tracking.uri={self.uri}"
-            log.warning("MLflow at %s failed (%s); nothing is lost, send it later: %s", self.uri, first, hint)
+            tell(self.uri, error, "nothing is lost")
 
     def _client(self) -> Any:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -233,6 +231,16 @@ class MLflowTracker(Tracker):
     def _save(self, **changes: Any) -> None:
         self.state |= changes
         write_json(self.folder / "mlflow.json", self.state)
+
+
+def tell(uri: str, error: Exception, consequence: str) -> None:
+    """That a server failed, its first line alone, and how to go on."""
+    hint = f"python -m experiments.sync tracking.uri={uri}"
+    log.warning("MLflow at %s failed (%s); %s, send it later: %s", uri, first_line(error), consequence, hint)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).split("\n")[0][:200]
 
 
 def send(folder: Path, tracker: MLflowTracker) -> bool:

@@ -1,5 +1,7 @@
 """Fixtures: everything offline, in temporary folders, on small data."""
 
+import copy
+import gc
 import os
 import shutil
 import subprocess
@@ -8,7 +10,7 @@ import sys
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_repository import ConfigRepository
 from omegaconf import DictConfig
 
 from data.candidates import Candidates, Prepared, prepare
@@ -35,6 +38,24 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the shared real data, which is not at {SHARED}; set RERANK_SHARED_DATA")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def composing() -> Iterator[None]:
+    """Hydra is ready, and reads each YAML once in this module."""
+    read: dict[str, Any] = {}
+    load = ConfigRepository.load_config
+
+    def load_once(repository: ConfigRepository, config_path: str) -> Any:
+        if config_path not in read:
+            read[config_path] = load(repository, config_path)
+        return copy.deepcopy(read[config_path])  # Hydra changes it
+
+    gc.disable()  # a fifth of the time
+    with pytest.MonkeyPatch.context() as patch, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        patch.setattr(ConfigRepository, "load_config", load_once)
+        yield
+    gc.enable()
 
 
 @pytest.fixture

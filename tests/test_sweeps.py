@@ -8,13 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import SMALL, command
+from omegaconf import OmegaConf
 from sweeping import TRAINED, finished, made, parent_and_children, record, results, runs_of, started, sweep, wait_for
 from tiny_runs import hits, make_run
 
 from data.errors import UserError
+from experiments.planning import Planner
 from experiments.run_names import labels, matters, shown
+from experiments.search import Search
 from experiments.sweep_record import record_path
-from experiments.sweeps import Search, after_sweep
+from experiments.sweeps import after_sweep
 
 
 def trains(root: Path) -> bool:
@@ -241,3 +244,13 @@ def test_a_finished_sweep_is_known_by_config_and_code_without_building_anything(
     path.write_text(json.dumps(content))
     again = command("-X", "importtime", "train.py", *words)
     assert "2 jobs: 2 finished" in again.stdout and "transformers" in again.stderr
+
+
+def test_no_job_is_known_by_its_config_alone_where_a_file_decides_too(tmp_path: Path) -> None:
+    planner = Planner(None, tmp_path, {})
+    config = {"dataset": {"_target_": "data.sources.demo.Demo", "item_fields": []}, "force": False}
+    config |= {"check": False, "diagnose": "warn"}
+    assert planner._key(OmegaConf.create(config))
+    (file := tmp_path / "captions.jsonl").touch()
+    config["dataset"]["item_fields"] = [str(file)]  # type: ignore[index]
+    assert planner._key(OmegaConf.create(config)) is None

@@ -325,3 +325,11 @@ def test_a_sweep_in_which_nothing_finished_does_not_hide_one_that_did(tmp_path: 
         (tmp_path / "sweeps" / f"{name}.json").write_text(json.dumps(record))
     (tmp_path / "sweeps" / "torn.json").write_text("{")
     assert [run.name for run in select(tmp_path, "x", None).runs] == [done]
+
+
+def test_objects_in_a_stored_config_are_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "bert4rec", 0, hits(0.5, N, 0))
+    (folder / "config.yaml").write_text(f"seed: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
+    with pytest.raises(UserError, match=r"config\.yaml cannot be read"):
+        table_of(tmp_path)
+    assert not (tmp_path / "made").exists()
