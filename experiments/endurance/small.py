@@ -1,0 +1,53 @@
+"""Trainings that take seconds, as commands: each trained reranker from nothing on a small demo."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments.launch import ROOT
+
+DATA = ["dataset.n_users=120", "dataset.n_items=60", "dataset.mean_length=12", "candidates.size=20"]
+TRAINING = ["trainer.logging_steps=1", "trainer.eval_strategy=steps", "trainer.eval_steps=3", "trainer.max_steps=12"]
+SEQUENCES = ["reranker.hidden_size=16", "reranker.max_length=12"]
+SMALL = {
+    "bert4rec": SEQUENCES,
+    "sasrec": SEQUENCES,
+    "qwen_letter": ["reranker.init=scratch", "reranker.scratch.hidden_size=16", "reranker.max_history=3"],
+    "viranker": ["reranker.init=scratch", "reranker.scratch.hidden_size=16", "reranker.max_length=48"],
+    "vip5": ["reranker.init=scratch", "reranker.scratch.d_model=16", "reranker.scratch.d_ff=32",
+             "reranker.visual_tokens=1", "reranker.validation_start_epoch=0", "reranker.max_history=3"],
+}  # fmt: skip
+BATCH = ["trainer.per_device_train_batch_size=8", "trainer.gradient_accumulation_steps=1"]
+
+
+def words(reranker: str, root: Path, *more: str) -> list[str]:
+    """The words of a command that trains and evaluates `reranker` under `root`, without MLflow."""
+    out = [f"reranker={reranker}", f"paths.root={root}", "tracking=none", "diagnose=off", *DATA, *TRAINING, *BATCH]
+    return [*out, *SMALL[reranker], *more]
+
+
+def command(*given: str) -> list[str]:
+    return [sys.executable, *given]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One thread a process: two cases share two cores."""
+    own = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return os.environ | own | more
+
+
+def run(*given: str, timeout: float = 600, **more: str) -> subprocess.CompletedProcess[str]:
+    """`python <given>` in the project's folder; `more`: environment variables."""
+    return subprocess.run(
+        command(*given), cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def results(root: Path) -> dict[str, bytes]:
+    """The final values of each finished run under `root`: the same numbers are the same bytes."""
+    return {
+        path.parent.name: (path.parent / "metrics.json").read_bytes() for path in root.glob("runs/*/manifest.json")
+    }
