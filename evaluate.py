@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Loads the run's model, ranks the test requests of this config, writes and shows the result."""
-    from experiments import stages
+    from experiments import processes, stages
     from experiments.conclude import conclude
     from experiments.config import configure
     from experiments.diagnostics import Undiagnosed
-    from experiments.runs import Run
     from experiments.summary import show
 
-    run = Run(Path(cfg.run))
+    run = processes.run_of(Path(cfg.run))
     experiment = configure(cfg)
+    processes.follow(experiment)
     dataset = stages.load(experiment)
-    evaluation = Run(run.folder / "evaluations" / experiment.identity(dataset))
+    evaluation = processes.run_of(run.folder / "evaluations" / experiment.identity(dataset))
     with evaluation.lock(experiment.root):
-        if not evaluation.complete or experiment.force:
+        if not processes.agreed(evaluation.complete and not experiment.force):
             record = run.training
             notes = compare(record, stages.trained_on(experiment, dataset))
             data = stages.open_data(experiment, dataset)
@@ -48,7 +48,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             record |= stages.validated_again(experiment, reranker, data, record)
             with evaluation.start(experiment.resolved, experiment.force, experiment.tracker):
                 conclude(experiment, evaluation.folder, reranker, data, record, notes, Undiagnosed())
-    return show(evaluation.folder)
+    return show(evaluation.folder) if processes.is_first() else {}
 
 
 def compare(trained: dict[str, object], asked: dict[str, object]) -> list[str]:

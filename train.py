@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def train(cfg: DictConfig) -> dict[str, float]:
     """From config to table; returns the run's metrics, or those of all folds pooled."""
-    from experiments import folds, stages
+    from experiments import folds, processes, stages
     from experiments.config import configure
     from experiments.findings import show_diagnosis
     from experiments.preflight import preflight
@@ -33,6 +33,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from experiments.sweeps import show_job
 
     experiment = configure(cfg)  # everything is checked before any data is read
+    processes.follow(experiment)
     dataset = stages.load(experiment)
     several = folds.several(experiment)
     if experiment.check:
@@ -40,6 +41,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         preflight(one, stages.open_data(one, dataset))
         return {}
     folder = folds.pooled(cfg, experiment, dataset, run_one) if several else run_one(experiment, dataset)
+    if not processes.is_first():
+        return {}
     if sweeping():
         return show_job(folder, experiment.diagnose)
     metrics = show(folder)
@@ -49,13 +52,12 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
 def run_one(experiment: Experiment, dataset: Dataset) -> Path:
     """One run, unless it is finished; returns its folder."""
-    from experiments import stages
+    from experiments import processes, stages
     from experiments.conclude import conclude
-    from experiments.runs import Run
 
-    run = Run(experiment.root / "runs" / experiment.name(dataset))
+    run = processes.run_of(experiment.root / "runs" / experiment.name(dataset))
     with run.lock(experiment.root):
-        if run.complete and not experiment.force:
+        if processes.agreed(run.complete and not experiment.force):
             other = "" if run.same_code else ", made by another version of the code"
             print(f"{run.folder.name} is finished already{other} (force=true redoes it).")
         else:
@@ -64,6 +66,7 @@ def run_one(experiment: Experiment, dataset: Dataset) -> Path:
             with run.start(experiment.resolved, experiment.force, experiment.tracker):
                 reranker = stages.fit(experiment, run, data, diagnosis)
                 conclude(experiment, run.folder, reranker, data, run.training, [], diagnosis)
+    processes.wait()
     return run.folder
 
 

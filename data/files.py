@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from filelock import FileLock
 
 from data.errors import UserError
 
@@ -226,9 +227,14 @@ def download(url: str, path: Path, progress: Callable[[Iterable[bytes], int], It
     The first download records `<path>.sha256`; a later file with another hash is a UserError. `progress` wraps the
     iterator over chunks and gets the total number of bytes.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # two commands on one folder take turns
+        return _download(url, path, progress)
+
+
+def _download(url: str, path: Path, progress: Callable[[Iterable[bytes], int], Iterable[bytes]]) -> Path:
     recorded = path.with_name(path.name + ".sha256")
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         have = partial.stat().st_size if partial.exists() else 0
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})

@@ -11,7 +11,7 @@ import pandas as pd
 
 from data.dataset import Requests
 from data.files import read_json, write_json
-from experiments import fusion
+from experiments import fusion, processes
 from experiments.config import Experiment
 from experiments.diagnostics import Undiagnosed
 from experiments.findings import Finding, write_diagnosis
@@ -30,16 +30,17 @@ def conclude(
     notes: list[str],
     diagnosis: Undiagnosed,
 ) -> None:
-    """Evaluates on the test requests and writes every file of the run, the manifest last.
+    """Evaluates on the test requests and writes every file of the run, the manifest last. Of several processes all
+    score and the first writes.
 
     `record` is the training's own (`Run.training`); `notes` are further labels.
     """
-    seconds = 0.0
+    seconds, shared = 0.0, processes.shared(reranker.score)
 
     def timed(requests: Requests) -> np.ndarray:
         nonlocal seconds
         started = time.perf_counter()
-        scores = reranker.score(requests)
+        scores = shared(requests)
         seconds += time.perf_counter() - started
         return scores
 
@@ -49,6 +50,8 @@ def conclude(
     score = timed if weight is None else fusion.Kept(timed)
     with experiment.clock("score and rank"):
         evaluated = data.test(score, keep=True)
+    if not processes.is_first():
+        return
     with experiment.clock("references and tests"):
         rows = reference_rows(dataset, split, data.test)
         if (folder / UNTUNED).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import typing
 from dataclasses import dataclass, field, fields
@@ -105,7 +106,8 @@ class Experiment:
     def identity(self, dataset: Dataset) -> str:
         """Hash of all that can change a number: the config less paths, tracking and what train.py is to do, with the
         data's hash."""
-        config = {name: self.resolved[name] for name in ("protocol", "reranker", "seed")} | {"candidates": self._drawn}
+        names = ("protocol", "reranker", "seed", "processes")
+        config = {name: self.resolved[name] for name in names if name in self.resolved} | {"candidates": self._drawn}
         if self.reranker.mines_first_stage and self.candidates.mode == "file":  # where it ranks nothing
             config["mined"] = self.resolved["candidates"]["retriever"]
         if self.reranker.trains:
@@ -187,7 +189,7 @@ def configure(cfg: DictConfig) -> Experiment:
         root=Path(paths.root).expanduser().resolve(),
         data=Path(paths.data).expanduser().resolve(),
         cache=places["cache"],
-        resolved=resolved | run,
+        resolved=resolved | run | ({"processes": n} if (n := int(os.environ.get("WORLD_SIZE", 1))) > 1 else {}),
     )
 
 

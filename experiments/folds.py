@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from data.dataset import Dataset, sha256
 from data.files import file_sha256, read_json, write_json, write_parquet
 from data.query_splits import QueryFolds
+from experiments import processes
 from experiments.config import Experiment, configure
 from experiments.evaluation import Evaluated
 from experiments.findings import FAIL, INFO, OK, WARN, Finding, read_diagnosis, write_diagnosis
@@ -59,6 +60,8 @@ def pooled(
         gc.collect()  # a model of one fold must not wait for that of the next
     made_of = {folder.name: file_sha256(folder / "per_request.parquet") for folder in folders}
     run = Run(experiment.root / "runs" / experiment.name(dataset))
+    if not processes.is_first():
+        return run.folder
     with run.lock(experiment.root):
         if run.complete and read_json(run.folder / "manifest.json")["folds"] == made_of and not experiment.force:
             print(f"{run.folder.name} is finished already (force=true redoes its folds).")

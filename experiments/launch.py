@@ -62,9 +62,13 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, for deterministic kernels
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each process would wait for the others' run folder
-        print("error: one training on several processes (torchrun) is not supported yet", file=sys.stderr)
-        sys.exit(2)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun, accelerate launch
+        if program() not in ("train.py", "evaluate.py"):
+            print(f"error: {program()} runs in one process; start it without torchrun", file=sys.stderr)
+            sys.exit(2)
+        from experiments import processes
+
+        processes.join()
     Sweeper.validate_batch_is_legal = plan  # type: ignore[assignment, method-assign]
     try:
         try:
@@ -152,6 +156,8 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def wrapped(cfg: Any) -> Any:
         from experiments import launch  # by name: launchers send this function to other processes
 
+        if launch.sweeping() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UserError("torchrun trains one run; start a sweep without it, or name one job and hydra.mode=RUN")
         return launch.run_job(task, cfg) if launch.sweeping() else launch.run_alone(task, cfg)
 
     return wrapped

@@ -44,7 +44,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def lock(self, root: Path) -> FileLock:
+    def lock(self, root: Path) -> Any:
         """One process at a time works on a run; a second waits and finds it finished."""
         path = root / "cache" / "locks" / f"{self.folder.name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,8 +98,11 @@ class Run:
         write_atomically(self.folder / "curves.jsonl", "".join(json.dumps(point) + "\n" for point in kept))
         last = kept[-1] if kept else {"wall_seconds": 0, "cpu_seconds": 0}
         self.last_step = -1
-        self.wall_from = time.perf_counter() - last["wall_seconds"]
-        self.cpu_from = time.process_time() - last["cpu_seconds"]
+        self.start_clocks(last["wall_seconds"], last["cpu_seconds"])
+
+    def start_clocks(self, wall: float, cpu: float) -> None:
+        """`wall` and `cpu`: seconds that were spent before an interruption."""
+        self.wall_from, self.cpu_from = time.perf_counter() - wall, time.process_time() - cpu
 
     @property
     def elapsed(self) -> float:

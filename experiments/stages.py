@@ -15,7 +15,7 @@ from data.errors import UserError
 from data.files import write_json, write_parquet
 from data.splits import Split
 from data.texts import folded
-from experiments import fusion
+from experiments import fusion, processes
 from experiments.config import Experiment
 from experiments.curves import read_curves
 from experiments.diagnostics import Diagnosis, Undiagnosed
@@ -113,7 +113,7 @@ def diagnosis_of(experiment: Experiment, data: Data) -> Undiagnosed:
 def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) -> Reranker:
     """The reranker, fitted now or loaded from an earlier try of the same run. Model choice sees validation alone."""
     reranker = experiment.reranker
-    if run.trained:
+    if processes.agreed(run.trained):
         reranker.load(run.folder / "model", data.test.requests)
         run.put_checkpoints_away(reranker.keeps_checkpoints)
         return reranker
@@ -131,7 +131,7 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
         diagnosis.watch(values, step)
 
     def validate(score: ScoreFn) -> dict[str, float]:
-        return data.validation(score, description="validating").means
+        return data.validation(processes.shared(score), description="validating").means
 
     reranker.checkpoints = run.checkpoints
     try:
@@ -152,7 +152,7 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
             reranker = _refit(experiment, run, data)
         seconds += run.elapsed - before
         reports |= reranker.reports()
-    for name, content in reports.items():
+    for name, content in reports.items() if processes.is_first() else ():
         write_json(run.folder / name, content)
     sizes = reranker.facts(data.test.requests.take(slice(0, 1))).get("parameters", (0, 0))
     trained = {"seconds": seconds, "diagnosis": findings, "parameters": [int(n) for n in sizes]}
@@ -161,13 +161,14 @@ def fit(experiment: Experiment, run: Run, data: Data, diagnosis: Undiagnosed) ->
     seen = data.split.train_and_validation if experiment.protocol.refit_on_validation else data.split.train
     trained |= {"queries": query_hashes(seen.queries)}
     run.save_model(reranker.save, trained, reranker.keeps_checkpoints)
+    processes.wait()
     return reranker
 
 
 def score_untuned(experiment: Experiment, run: Run, data: Data) -> None:
     """The row `untuned`, once for a run, before its training: two models are never in memory at a time."""
     reranker, path = experiment.reranker, run.folder / UNTUNED
-    if not experiment.trained or path.exists():
+    if not experiment.trained or path.exists() or not processes.is_first():
         return
     if (untuned := reranker.untuned()) is None:
         return
@@ -185,7 +186,8 @@ def validated(experiment: Experiment, reranker: Reranker, data: Data) -> dict[st
     if not reranker.validates or not len(validation.requests):
         return {"valid": {}, "fusion_weight": weight}
     chosen = protocol.fusion == "validation" and fusion.applies(reranker, validation.requests)
-    score = fusion.Kept(reranker.score) if chosen else reranker.score
+    shared = processes.shared(reranker.score)
+    score = fusion.Kept(shared) if chosen else shared
     means = validation(score, description="validating").means
     if isinstance(score, fusion.Kept):
         weight = fusion.choose(validation, score.scores, protocol.primary)
@@ -244,6 +246,5 @@ def _refit(experiment: Experiment, run: Run, data: Data) -> Reranker:
 def device_name() -> str:
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"cpu ({torch.get_num_threads()} threads)"
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
+    return name if processes.count() == 1 else f"{processes.count()} processes, each {name}"

@@ -24,6 +24,8 @@ class ItemTransformer(nn.Module):
     """BertModel and the tied item output; between them BERT's own transform. Causal with `config.is_decoder`: then, as
     in SASRec, without the transform, which only slows it down."""
 
+    accepts_loss_kwargs = True  # the Trainer tells `num_items_in_batch`
+
     def __init__(self, config: BertConfig, label_smoothing: float = 0.0, negatives: int | None = None) -> None:
         super().__init__()
         self.config = config
@@ -62,13 +64,18 @@ class ItemTransformer(nn.Module):
         """[B, H] and item rows [B, N] -> [B, N]; the rest of the catalogue is not touched."""
         return torch.einsum("bh,bnh->bn", self.transform(hidden), self.items[items]) + self.bias[items]
 
-    def forward(self, tokens: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """tokens and labels [B, T]; labels are item rows where something is asked, -100 elsewhere. Mean loss there."""
+    def forward(
+        self, tokens: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any = None
+    ) -> dict[str, torch.Tensor]:
+        """tokens and labels [B, T]; labels are item rows where something is asked, -100 elsewhere. Mean loss there;
+        with `num_items_in_batch`, how many are asked in the whole step, this part's share of its mean."""
         hidden, target = self._asked(tokens, labels)
         if self.negatives is not None:
-            return {"loss": nn.functional.cross_entropy(*self._sampled(hidden, target))}
-        transformed = self.transform(hidden)
-        return {"loss": item_cross_entropy(transformed, self.items, self.bias, target, self.label_smoothing)}
+            loss = nn.functional.cross_entropy(*self._sampled(hidden, target))
+        else:
+            transformed = self.transform(hidden)
+            loss = item_cross_entropy(transformed, self.items, self.bias, target, self.label_smoothing)
+        return {"loss": loss if num_items_in_batch is None else loss * (len(target) / num_items_in_batch)}
 
     def _asked(self, tokens: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states [M, H] and item rows [M] where labels ask. Rows go through in strips of like length, so that a

@@ -64,6 +64,7 @@ def arguments(reranker: Reranker, validated: bool, **extra: Any) -> dict[str, An
         "logging_nan_inf_filter": False,  # a loss that is not finite must be seen
         "remove_unused_columns": False,
         "log_level": "error",
+        "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         **extra,
     }
@@ -82,6 +83,8 @@ class RankingEvaluation:
 
     def __init__(self, *args: Any, score: ScoreFn, validate: Validate | None, **kwargs: Any) -> None:
         self.score_requests, self.validate = score, validate
+        arguments: Any = kwargs["args"]
+        arguments._n_gpu = min(1, arguments.n_gpu)  # one process, one GPU: torchrun takes more
         super().__init__(*args, **kwargs, eval_dataset=[] if validate else None)  # type: ignore[call-arg]
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
@@ -107,7 +110,11 @@ def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | N
     trainer.remove_callback(PrinterCallback)
     for callback in (MarkComplete(), Forward(log, chance_loss), Progress(reranker.chance_curve, chance_loss)):
         trainer.add_callback(callback)
-    checkpoint = last_checkpoint(folder)
+    if trainer.args.world_size > 1:
+        torch.distributed.barrier()  # none looks while the first still makes the folder ready
+    checkpoint = last_checkpoint(folder, delete=trainer.is_world_process_zero())
+    if trainer.args.world_size > 1:
+        torch.distributed.barrier()
     before = sample_of_weights(trainer.model)
     if checkpoint is None:
         trainer.train()
@@ -140,13 +147,13 @@ def training_facts(reranker: Any, model: torch.nn.Module) -> dict[str, np.ndarra
     return facts
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; torn ones, left by a kill, are deleted."""
+def last_checkpoint(folder: Path, delete: bool = True) -> Path | None:
+    """The newest whole checkpoint; torn ones, left by a kill, are deleted (by one process)."""
     found = {}
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if (path / COMPLETE).exists():
             found[int(path.name.rsplit("-", 1)[1])] = path
-        else:
+        elif delete:
             shutil.rmtree(path)
     return found[max(found)] if found else None
 
@@ -160,7 +167,10 @@ def stopped(state: TrainerState, args: TrainingArguments, patience: int | None) 
 
 class MarkComplete(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        (Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / COMPLETE).touch()
+        if args.world_size > 1:  # each process has a state of its own in it
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / COMPLETE).touch()
 
 
 class Forward(TrainerCallback):
@@ -220,7 +230,7 @@ class Progress(TrainerCallback):
         self.bar: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and state.is_world_process_zero:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,6 +97,8 @@ class CrossEncoderReranker(Reranker):
             raise UserError(
                 f"reranker.hard_negatives={self.hard_negatives} exceeds reranker.hard_neg_top_k={self.hard_neg_top_k}"
             )
+        if self.backend == "flag" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UserError("reranker.backend=flag scores in one process; leave it out, or start without torchrun")
         if self.backend == "flag" and self.dtype != "float32":
             raise UserError("reranker.backend=flag scores in float32; leave out reranker.dtype")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from sentence_transformers import CrossEncoder
 from transformers import AutoConfig, XLMRobertaConfig, XLMRobertaForSequenceClassification
 
@@ -80,7 +81,9 @@ class Scratch:
         model.roberta.embeddings.token_type_embeddings.weight.data.mul_(0.5)
         for layer in model.roberta.encoder.layer:
             layer.attention.self.key.load_state_dict(layer.attention.self.query.state_dict())
-        model.save_pretrained(folder)
+        config.architectures = [type(model).__name__]
+        config.save_pretrained(folder)
+        save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})  # in each of several processes
         tokenizer.save_pretrained(folder)
 
 

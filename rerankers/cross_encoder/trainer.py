@@ -62,6 +62,11 @@ def train_pairs(reranker: CrossEncoderReranker, validate: Validate | None, log: 
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
+            if torch.distributed.is_initialized():  # the others have no reason to begin again
+                raise UserError(
+                    "out of memory in one of several processes; halve "
+                    f"trainer.per_device_train_batch_size={used.per_device_train_batch_size}"
+                ) from None
             used = halved(used, error)
         reranker.open_network()  # as it was before training; a checkpoint takes its place where there is one
 
@@ -98,7 +103,6 @@ def _train(reranker: CrossEncoderReranker, used: TrainerConfig, validate: Valida
     settings = arguments(
         reranker,
         validate is not None,
-        use_cpu=not torch.cuda.is_available(),
         per_device_train_batch_size=used.per_device_train_batch_size,
         gradient_accumulation_steps=used.gradient_accumulation_steps,
         **({half: True} if half else {}),

@@ -77,7 +77,6 @@ def train_letters(reranker: LetterReranker, validate: Validate | None, log: Log)
         validate is not None,
         max_length=None,  # the prompts keep to their own length
         dataset_kwargs={"skip_prepare_dataset": True},
-        use_cpu=not torch.cuda.is_available(),
     )
     try:
         config = SFTConfig(**settings)
