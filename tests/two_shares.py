@@ -1,4 +1,4 @@
-"""Run by torchrun in two processes: what each is asked to score and what it gets, as JSON in the folder sys.argv[1]."""
+"""Run by torchrun in two processes: what each is asked to score and gets, as JSON in the folder that argv names."""
 
 import json
 import os
