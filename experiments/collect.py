@@ -18,7 +18,8 @@ from data.errors import UserError
 from data.files import read_json, read_yaml
 from experiments.curves import read_curves
 from experiments.launch import ROOT
-from experiments.tracking import MLflowTracker, flatten
+from experiments.run_tags import flatten
+from experiments.tracking import MLflowTracker
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -119,21 +119,26 @@ def mirror(selection: Selection, drawn: list[Figure]) -> None:
     """PNG artifacts of the sweep's run in MLflow, if the sweep has one; a failure is a warning."""
     from data.files import read_json
     from experiments.figure_style import rendered
-    from experiments.tracking import MLflowTracker, first_line
+    from experiments.patience import first_line, patience_for, patiently
+    from experiments.tracking import MLflowTracker
 
     where = read_json(selection.record).get("mlflow") if selection.record else None
     if not where:
         return
-    try:
-        client = MLflowTracker(where["uri"])._client()
-        with tempfile.TemporaryDirectory() as place:
-            for figure in drawn:
-                path = Path(place) / f"{figure.name}.png"
-                path.write_bytes(rendered(figure, "png"))
-                client.log_artifact(where["run_id"], str(path), "figures")
-    except Exception as error:
+    tracker = MLflowTracker(where["uri"])
+    with tempfile.TemporaryDirectory() as place:
+        paths = [Path(place) / f"{figure.name}.png" for figure in drawn]
+        for figure, path in zip(drawn, paths, strict=True):
+            path.write_bytes(rendered(figure, "png"))
+
+        def upload() -> None:
+            for path in paths:
+                tracker.client().log_artifact(where["run_id"], str(path), "figures")
+
+        error = patiently(patience_for(tracker.uri), upload)
+    if error:
         why = first_line(error)
-        log.warning("MLflow at %s did not take the figures (%s); the files are written", where.get("uri"), why)
+        log.warning("MLflow at %s did not take the figures (%s); the files are written", tracker.uri, why)
 
 
 if __name__ == "__main__":

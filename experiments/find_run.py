@@ -23,7 +23,7 @@ def find_run(root: Path, name: str, key: str = "run", with_model: bool = True) -
     evaluations = [] if with_model else sorted(root.glob("runs/*/evaluations/*"))
     for folder in (*finished(root), *(path for path in evaluations if (path / "manifest.json").exists())):
         mirror = folder / "mlflow.json"
-        if mirror.exists() and read_json(mirror)["run_id"] == name:
+        if mirror.exists() and read_json(mirror).get("run_id") == name:
             return checked(folder, name, with_model)
     raise UserError(f"{key}={name} is no run folder, no name in {root / 'runs'} and no MLflow run id of one")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from data.errors import UserError
 from experiments.collect import Finished
-from experiments.tracking import MLflowTracker, first_line
+from experiments.patience import first_line
+from experiments.tracking import MLflowTracker
 
 NEEDED = "manifest.json metrics.json cost.json config.yaml overrides.yaml environment.json per_request.parquet".split()
 OPTIONAL = ("curves.jsonl", "diagnosis.json")  # a pool has no curves
@@ -22,7 +23,7 @@ def copies(
     database = tracker.uri.removeprefix("sqlite:///")
     if database != tracker.uri and not Path(database).exists():
         raise UserError(f"tracking.uri={tracker.uri} does not exist; give the database or server that has the runs")
-    client = tracker._client()
+    client = tracker.client()
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 

@@ -35,7 +35,7 @@ class Search(Callback):
         self.record = record_path(self.root, experiment, [["search", *words]])
         before = read_json(self.record) if self.record.exists() else {}
         content = content_of(config, self.record.stem, before.get("jobs", []))
-        self.mirror = mirror_of(config, self.record.stem)
+        self.mirror = mirror_of(config, self.record)
         if self.mirror:
             tags = tags_of(content, [config.dataset.name])
             content["mlflow"] = self.mirror.open(before.get("mlflow"), tags)

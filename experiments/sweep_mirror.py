@@ -1,7 +1,8 @@
 """A sweep in MLflow: one parent run for one sweep, however often it is called, and its finished runs under it.
 
 The parent is made before the jobs fan out, by the launcher's process alone, because parallel jobs on a new database
-kill each other. The first failure is told once; from then on neither the sweep nor its jobs ask the server again.
+kill each other. Each call of the server has some seconds. The first failure is told once; from then on neither the
+sweep nor its jobs ask the server again.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data.files import read_json
+from experiments.patience import Patience, patience_for, patiently, tell
+from experiments.run_mirror import mirrored
 from experiments.runs import Run
-from experiments.tracking import DOWN, PARENT, MLflowTracker, send, tell
+from experiments.tracking import DOWN, PARENT, MLflowTracker, send
 
 
 class SweepMirror:
-    def __init__(self, tracker: MLflowTracker, name: str) -> None:
-        self.tracker, self.name, self.run_id, self.down = tracker, name, "", False
+    def __init__(self, tracker: MLflowTracker, record: Path, patience: Patience | None = None) -> None:
+        self.patience = patience or patience_for(tracker.uri)
+        self.tracker, self.record, self.name, self.run_id, self.down = tracker, record, record.stem, "", False
 
     def open(self, known: dict[str, Any] | None, tags: dict[str, str]) -> dict[str, Any] | None:
         """Makes the sweep's run, or takes up the one that is `known` or that the server has; what to record of it."""
@@ -33,33 +36,33 @@ class SweepMirror:
         """Finished runs: one that was made without a sweep comes under this one, and one whose mirror was cut off
         after its manifest is sent again. Those of another sweep stay there."""
         for folder in folders:
-            self._try(lambda folder=folder: self._complete(folder))  # type: ignore[misc]
+            if not self.down:
+                self._complete(folder)
 
     def knows(self, record: dict[str, Any] | None, folders: list[Path]) -> bool:
         """Whether the server has all of it already, by what the files say: then it need not be asked."""
-        mirrors = [mirror_of(folder) for folder in folders]
-        there = all(m.get("uri") == self.tracker.uri and m.get("finished") and m.get("parent") for m in mirrors)
+        mirrors = [mirrored(folder, self.tracker.uri) for folder in folders]
+        there = all(m.get("finished") and m.get("parent") for m in mirrors)
         return bool(record and record["uri"] == self.tracker.uri and record.get("finished") and there)
 
     def close(self, finished: bool) -> bool:
         """Ends the parent, and what jobs that were killed have left running; whether the server took it."""
         self._try(self._end_the_dead)
         status = "FINISHED" if finished else "FAILED"
-        self._try(lambda: self.tracker._client().set_terminated(self.run_id, status))
+        self._try(lambda: self.tracker.client().set_terminated(self.run_id, status))
         os.environ.pop(PARENT, None)
         return not self.down
 
     def _try(self, step: Callable[[], Any]) -> None:
         if self.down:
             return
-        try:
-            step()
-        except Exception as error:
+        self.tracker.client()  # its import takes seconds, for which no server is to blame
+        if error := patiently(self.patience, step):
             self.down = True
             tell(self.tracker.uri, error, "the sweep goes on")
 
     def _open(self, known: dict[str, Any] | None, tags: dict[str, str]) -> None:
-        experiment_id, client = self.tracker.experiment_id(), self.tracker._client()
+        experiment_id, client = self.tracker.experiment_id(), self.tracker.client()
         if known and known["uri"] == self.tracker.uri:
             which = f"attributes.run_id = '{known['run_id']}'"
         else:  # its record is lost, or was written for another server
@@ -72,16 +75,16 @@ class SweepMirror:
         self.run_id = client.create_run(experiment_id, tags=tags).info.run_id
 
     def _complete(self, folder: Path) -> None:
-        state = mirror_of(folder)
-        if state.get("uri") != self.tracker.uri or not state.get("finished"):
+        state = mirrored(folder, self.tracker.uri)
+        if not state.get("finished"):
             with Run(folder).lock(folder.parent.parent):
-                self.down = not send(folder, self.tracker)
+                self.down = not send(folder, self.tracker, self.patience, self.run_id, self.record)
         elif "parent" not in state:
-            self.tracker.folder, self.tracker.state = folder, state
-            self.tracker.adopt(self.run_id, self.name)
+            mirror = self.tracker.mirror_of(folder, self.patience)
+            self.down = not mirror.adopt(self.run_id, self.name)
 
     def _end_the_dead(self) -> None:
-        client = self.tracker._client()
+        client = self.tracker.client()
         which = f"tags.mlflow.parentRunId = '{self.run_id}' and attributes.status = 'RUNNING'"
         for run in client.search_runs([self.tracker.experiment_id()], which):
             folder = Path(run.data.tags.get("run_folder", ""))
@@ -89,11 +92,6 @@ class SweepMirror:
             if not folder.name or not is_free(lock):  # a process is at work on it
                 continue
             client.set_terminated(run.info.run_id, "KILLED")
-
-
-def mirror_of(folder: Path) -> dict[str, Any]:
-    path = folder / "mlflow.json"
-    return read_json(path) if path.exists() else {}
 
 
 def is_free(lock: Any) -> bool:

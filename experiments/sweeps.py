@@ -41,7 +41,7 @@ class Sweep:
         self.experiment = self.config.hydra.runtime.choices.get("experiment")
         self.record = record_path(self.root, self.experiment, [job.overrides for job in self.jobs])
         self.failures: dict[int, tuple[str, int]] = {}  # by job: a sentence and an exit code
-        self.mirror = mirror_of(self.config, self.record.stem)
+        self.mirror = mirror_of(self.config, self.record)
         self.started = False
 
     def start(self) -> None:
@@ -142,12 +142,12 @@ class Sweep:
         return content_of(self.config, self.record.stem, jobs) | {"mlflow": before.get("mlflow")}
 
 
-def mirror_of(config: DictConfig, name: str) -> SweepMirror | None:
+def mirror_of(config: DictConfig, record: Path) -> SweepMirror | None:
     from experiments.building import build
 
     tracking: Any = OmegaConf.to_container(config.tracking, resolve=True)
     tracker = build(tracking, "tracking")
-    return SweepMirror(tracker, name) if isinstance(tracker, MLflowTracker) else None
+    return SweepMirror(tracker, record) if isinstance(tracker, MLflowTracker) else None
 
 
 def print_plan(name: str, jobs: list[Job]) -> None:

@@ -104,7 +104,7 @@ def test_figures_go_to_the_sweeps_run_in_mlflow_and_its_failure_is_a_warning(
     jobs = [{"overrides": [], "run": folder.name, "error": None} for folders in two.values() for folder in folders]
     record = {"name": "one", "experiment": None, "swept": ["seed"], "jobs": jobs, "table": None}
     write_json(tmp_path / "sweeps" / "one.json", record | {"mlflow": {"uri": "u", "run_id": "r"}})
-    monkeypatch.setattr("experiments.tracking.MLflowTracker._client", lambda self: Client())
+    monkeypatch.setattr("experiments.tracking.MLflowTracker.client", lambda self: Client())
     cfg = config("figures=wins", "formats=[pdf]", "tracking=mlflow", small=False, name="figures")
     figures(cfg)
     assert sent == [("r", "wins.png", "figures")]
@@ -113,7 +113,7 @@ def test_figures_go_to_the_sweeps_run_in_mlflow_and_its_failure_is_a_warning(
     def down(self: Any) -> Any:
         raise ConnectionError("no server")
 
-    monkeypatch.setattr("experiments.tracking.MLflowTracker._client", down)
+    monkeypatch.setattr("experiments.tracking.MLflowTracker.client", down)
     figures(cfg)
     assert "MLflow at u did not take the figures (no server)" in caplog.text
     figures(config("figures=wins", "formats=[pdf]", small=False, name="figures"))  # tracking=none

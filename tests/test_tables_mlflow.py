@@ -62,7 +62,7 @@ def test_the_newest_finished_copy_counts(uri: str, tmp_path: Path) -> None:
 
 def test_runs_of_older_versions_are_one_sentence(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = MLflowTracker(uri)
-    monkeypatch.setattr("experiments.tracking.ARTIFACTS", ["config.yaml", "metrics.json"])
+    monkeypatch.setattr("experiments.run_mirror.ARTIFACTS", ["config.yaml", "metrics.json"])
     folder = sent_run(tmp_path, tracker, "bert4rec", 0, 0.5)
     with pytest.raises(UserError, match=rf"lacks a file of {folder.name} .*read the run folders instead"):
         select(tmp_path, None, [str(folder)], tracker)
