@@ -43,6 +43,7 @@ class RunMirror:
         self.tracker, self.folder, self.parent, self.record = tracker, folder, parent, record
         self.state: dict[str, Any] = mirrored(folder, tracker.uri)
         self.known = bool(self.state)  # the server may have something of it
+        self.in_doubt = self.known and "run_id" not in self.state  # a run may have been made without our knowing
         self.courier = Courier(patience)
         if not self.known:
             self._save(uri=tracker.uri, key=uuid.uuid4().hex, sweep=record.stem if record else None, finished=False)
@@ -120,11 +121,11 @@ class RunMirror:
         if self.opened:
             return
         self.courier.before_call()
-        experiment_id = self.tracker.experiment_id()
+        self.experiment_id = self.tracker.experiment_id()
         config: Any = OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))
         tags = tags_of_run(self.folder, config, self.record)
         if "run_id" not in self.state:
-            self._save(run_id=self._lost(experiment_id) or self._create(experiment_id, tags))
+            self._save(run_id=self._lost() or self._create(tags))
         elif not self.state.get("finished"):
             self._client().update_run(self.state["run_id"], status="RUNNING")
         if self.known:
@@ -138,21 +139,24 @@ class RunMirror:
             self._client().log_batch(self.state["run_id"], params=params[start : start + 100])
         self.opened = True
 
-    def _create(self, experiment_id: str, tags: dict[str, str]) -> str:
+    def _create(self, tags: dict[str, str]) -> str:
         client = self._client()
-        self.known = True
-        return client.create_run(experiment_id, tags=tags | {"mirror_key": self.state["key"]}).info.run_id
+        self.known = self.in_doubt = True
+        tags["mirror_key"] = self.state["key"]
+        return client.create_run(self.experiment_id, tags=tags).info.run_id
 
-    def _lost(self, experiment_id: str) -> str | None:
-        """The run that was made by a process, or for a request, whose answer never came. One that came late, when
-        another had been made already, goes."""
-        if not self.known:
+    def _lost(self) -> str | None:
+        """The run that was made by a process, or for a request, whose answer never came. Another that was made late,
+        when a server that hung went on, is deleted."""
+        if not self.in_doubt:
             return None
-        which, oldest = f"tags.mirror_key = '{self.state['key']}'", ["attributes.start_time ASC"]
-        found = [run.info.run_id for run in self._client().search_runs([experiment_id], which, order_by=oldest)]
-        for run_id in found[1:]:
-            self._client().delete_run(run_id)
-        return found[0] if found else None
+        which = f"tags.mirror_key = '{self.state['key']}'"
+        found = [run.info.run_id for run in self._client().search_runs([self.experiment_id], which)]
+        own = self.state.get("run_id") or next(iter(found), None)
+        for run_id in found:
+            if run_id != own:
+                self._client().delete_run(run_id)
+        return own
 
     def _ask_what_is_there(self) -> None:
         """How far each curve is, as no answer that was lost can say."""
@@ -205,6 +209,7 @@ class RunMirror:
                 with suppress(Exception):
                     self._client().set_terminated(self.state["run_id"], "FAILED")
             raise
+        self._lost()
         self._client().set_terminated(self.state["run_id"], "FAILED" if failed else "FINISHED")
         self._save(finished=not failed)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import hits, make_run
+from tiny_runs import mirrored_run
 
 from data.errors import UserError
 from data.files import write_json
@@ -17,12 +17,7 @@ from experiments.tracking import MLflowTracker, send
 
 def sent_run(root: Path, tracker: MLflowTracker, reranker: str, seed: int, rate: float, **config: Any) -> Path:
     """A run folder that MLflow has a copy of."""
-    flat = {"tracking._target_": "experiments.tracking.MLflowTracker", "protocol.split._target_": "LeaveOneOut"}
-    folder = make_run(root, reranker, seed, hits(rate, 80, seed), flat | config)
-    environment = json.loads((folder / "environment.json").read_text())
-    write_json(folder / "environment.json", environment | {"command": ["train.py"]})
-    point = {"name": "train_loss", "step": 10, "epoch": 1.0, "timestamp": 1, "value": 0.5}
-    (folder / "curves.jsonl").write_text(json.dumps(point) + "\n")
+    folder = mirrored_run(root, reranker, seed, rate, **config)
     assert send(folder, tracker)
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import yaml
 from run_folders import write_config
 
-from data.files import write_json, write_parquet
+from data.files import read_json, write_json, write_parquet
 
 METRICS = ["recall_at_5", "recall_at_10", "ndcg_at_10"]
 CHANCE = {"recall_at_5": 0.1, "recall_at_10": 0.2, "ndcg_at_10": 0.09}
@@ -96,3 +97,19 @@ def make_run(
     }
     write_json(folder / "manifest.json", whole | manifest)
     return folder
+
+
+def mirrored_run(root: Path, reranker: str, seed: int, rate: float, **config: Any) -> Path:
+    """A run folder that MLflow is to have, with one curve point."""
+    flat = {"tracking._target_": "experiments.tracking.MLflowTracker", "protocol.split._target_": "LeaveOneOut"}
+    folder = make_run(root, reranker, seed, hits(rate, 80, seed), flat | config)
+    environment = read_json(folder / "environment.json")
+    write_json(folder / "environment.json", environment | {"command": ["train.py"]})
+    write_curve(folder, 10)
+    return folder
+
+
+def write_curve(folder: Path, *steps: int, timestamp: int = 1) -> None:
+    """curves.jsonl with a loss at each step."""
+    points = [{"name": "train_loss", "step": s, "epoch": 1.0, "timestamp": timestamp, "value": 0.5} for s in steps]
+    (folder / "curves.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))

@@ -1,0 +1,256 @@
+"""A real MLflow server behind a proxy that fails in each way, while bert4rec is trained; then `experiments.sync`.
+
+Survived: the same numbers as without MLflow, at most some seconds more, one warning; afterwards the server has the run
+once, finished, with each point, value and file once, and a second sync asks it nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments.curves import read_curves
+from experiments.endurance import small
+from experiments.endurance.faulty_proxy import Proxy
+from experiments.endurance.mirrored_once import differences
+from experiments.endurance.outcome import Endurance, Outcome
+from experiments.launch import ROOT
+
+BOUND = 10.0  # seconds that a fault may cost; the machine is shared
+FAULTS = {  # what the table says -> the proxy's fault, requests that pass before it
+    "MLflow stopped": ("refused", 0),
+    "MLflow answers 500": ("500", 0),
+    "MLflow answers 429, Retry-After 60": ("429", 0),
+    "MLflow hangs": ("hang", 0),
+    "MLflow sends a byte a second": ("drip", 0),
+    "MLflow answers after 3 s": ("slow", 0),
+    "MLflow stores without an answer": ("unanswered", 0),
+    "every third answer of MLflow is lost": ("lossy", 0),
+    "requests reach MLflow after the training": ("late", 0),
+    "MLflow stops while the run is opened": ("cut", 3),
+    "MLflow stops while the files are sent": ("cut", 12),
+    "MLflow started late": ("refused", 0),
+}
+
+
+def outcomes(settings: Endurance) -> Iterator[Outcome]:
+    with server(settings.scratch) as port, Proxy(port, free_port()) as proxy:
+        case = Case(settings.scratch, proxy, f"http://127.0.0.1:{port}")
+        yield case.healthy()
+        for fault in FAULTS:
+            yield case.training(fault)
+        yield case.killed_syncs()
+        yield case.two_syncs()
+        yield case.sweep()
+        yield case.evaluation()
+
+
+class Case:
+    def __init__(self, scratch: Path, proxy: Proxy, server: str) -> None:
+        self.scratch, self.proxy, self.server = scratch, proxy, server
+        self.uri = f"http://127.0.0.1:{proxy.port}"
+        self.tracking = ["tracking=mlflow", f"tracking.uri={self.uri}", "tracking.artifacts=null"]
+        self.plain = self._seconds_without()
+        self.wanted = small.results(scratch / "without")
+
+    def healthy(self) -> Outcome:
+        self.proxy.become("pass")
+        done, seconds = self._trained("healthy")
+        problems = self._problems_of(done, "healthy", warnings=0) + differences(self.server, self.scratch / "healthy")
+        return outcome("MLflow is well", problems, f"{seconds - self.plain:+.1f} s")
+
+    def training(self, fault: str) -> Outcome:
+        kind, left = FAULTS[fault]
+        root = re.sub(r"\W+", "-", fault)
+        if kind == "refused":
+            self.proxy.stop()
+        else:
+            self.proxy.become(kind, left)
+        late = self.proxy if fault == "MLflow started late" else None
+        done, seconds = self._trained(root, late)
+        problems = self._problems_of(done, root, warnings=1)
+        if seconds - self.plain > BOUND and seconds - self._seconds_without() > BOUND:  # the machine was slower, say
+            problems.append(f"{seconds:.1f} s where {self.plain:.1f} s are needed without MLflow")
+        self._mend()
+        problems += self._synced(self.scratch / root)
+        return outcome(fault, problems, f"{seconds - self.plain:+.1f} s")
+
+    def killed_syncs(self) -> Outcome:
+        """SIGKILL after each of some numbers of requests; the last sync is left to end."""
+        root, points = self._unsent("killed-syncs"), (1, 3, 5, 8, 14, 20)
+        problems = []
+        for n in points:
+            self.proxy.become("pass")
+            process = self._sync_started(root)
+            while process.poll() is None and self.proxy.seen < n:
+                time.sleep(0.001)
+            process.kill()
+            process.communicate()
+        problems += self._synced(root)
+        return outcome("SIGKILL of experiments.sync", problems, tried=len(points))
+
+    def two_syncs(self) -> Outcome:
+        root = self._unsent("two-syncs")
+        self.proxy.become("pass")
+        both = [self._sync_started(root) for _ in range(2)]
+        said = [process.communicate(timeout=300) for process in both]
+        problems = [
+            f"exit code {p.returncode}: {s[1][-300:]}" for p, s in zip(both, said, strict=True) if p.returncode
+        ]
+        return outcome("two experiments.sync at once", problems + self._synced(root))
+
+    def sweep(self) -> Outcome:
+        """Its runs come under its own run."""
+        from mlflow import MlflowClient
+
+        root = self.scratch / "sweep"
+        self.proxy.stop()
+        words = small.words("bert4rec", root, *self.tracking)
+        words = [word for word in words if not word.startswith(("tracking=none", "reranker", "trainer"))]
+        done = small.run("train.py", "-m", "reranker=random,first_stage", *words)
+        problems = [] if done.returncode == 0 else [f"exit code {done.returncode}: {done.stderr[-300:]}"]
+        if (n := (done.stdout + done.stderr).count("send it later")) != 1:
+            problems.append(f"{n} warnings")
+        self._mend()
+        problems += self._synced(root)
+        (record,) = (root / "sweeps").iterdir()
+        client = MlflowClient(self.server)
+        ids = [client.get_experiment_by_name("rerankers").experiment_id]
+        parents = client.search_runs(ids, f"tags.kind = 'sweep' and tags.sweep = '{record.stem}'")
+        children = client.search_runs(ids, f"tags.sweep = '{record.stem}' and tags.kind = 'run'")
+        above = [run.data.tags.get("mlflow.parentRunId") for run in children]
+        if [run.info.status for run in parents] != ["FINISHED"] or above != [parents[0].info.run_id] * 2:
+            problems.append(f"{len(parents)} sweeps, runs under {above}")
+        return outcome("a sweep while MLflow is stopped", problems)
+
+    def evaluation(self) -> Outcome:
+        root = self.scratch / "healthy"
+        self.proxy.become("hang")
+        done = small.run("evaluate.py", f"paths.root={root}", "run=latest", "protocol.filter_seen=false")
+        problems = [] if done.returncode == 0 else [f"exit code {done.returncode}: {done.stderr[-300:]}"]
+        self._mend()
+        problems += self._synced(root)
+        if len(list(root.glob("runs/*/evaluations/*/mlflow.json"))) != 1:
+            problems.append("no evaluation was mirrored")
+        return outcome("evaluate.py while MLflow hangs", problems)
+
+    def _trained(self, name: str, late: Proxy | None = None) -> tuple[subprocess.CompletedProcess[str], float]:
+        """`late`: it starts when half of the steps are done."""
+        words = [w for w in small.words("bert4rec", self.scratch / name, *self.tracking) if w != "tracking=none"]
+        began = time.monotonic()
+        process = started("train.py", *words)
+        while late and process.poll() is None:
+            if any(p["step"] >= 6 for path in self.scratch.glob(f"{name}/runs/*") for p in read_curves(path)):
+                late.become("pass")
+                late.start()
+                break
+            time.sleep(0.02)
+        said = process.communicate(timeout=300)
+        return subprocess.CompletedProcess([], process.returncode, *said), time.monotonic() - began
+
+    def _seconds_without(self) -> float:
+        """Of the same training without MLflow, anew each time."""
+        root = Path(tempfile.mkdtemp(dir=self.scratch)) if (self.scratch / "without").exists() else None
+        began = time.monotonic()
+        small.run("train.py", *small.words("bert4rec", root or self.scratch / "without"))
+        return time.monotonic() - began
+
+    def _problems_of(self, done: subprocess.CompletedProcess[str], name: str, warnings: int) -> list[str]:
+        problems = [] if done.returncode == 0 else [f"exit code {done.returncode}: {done.stderr[-300:]}"]
+        if small.results(self.scratch / name) != self.wanted:
+            problems.append("other metrics than without MLflow")
+        if (n := (done.stdout + done.stderr).count("send it later")) > 1 or (n and not warnings):
+            problems.append(f"{n} warnings")
+        return problems
+
+    def _unsent(self, name: str) -> Path:
+        self.proxy.stop()
+        self._trained(name)
+        self._mend()
+        return self.scratch / name
+
+    def _mend(self) -> None:
+        self.proxy.stop()
+        self.proxy.become("pass")
+        self.proxy.start()
+
+    def _sync_started(self, root: Path) -> subprocess.Popen[str]:
+        return started("-m", "experiments.sync", f"paths.root={root}", *self.tracking)
+
+    def _synced(self, root: Path) -> list[str]:
+        """What is wrong after one sync, and whether a second asks the server anything."""
+        words = ["-m", "experiments.sync", f"paths.root={root}", *self.tracking]
+        first = small.run(*words)
+        problems = [] if first.returncode == 0 else [f"sync: {first.stderr[-300:]}"]
+        self.proxy.become("pass")
+        second = small.run(*words)
+        if self.proxy.seen or "0 runs sent" not in second.stdout:
+            problems.append(f"the second sync made {self.proxy.seen} requests: {second.stdout[-200:]}")
+        return problems + differences(self.server, root)
+
+
+def outcome(fault: str, problems: list[str], note: str = "", tried: int = 1) -> Outcome:
+    return Outcome(fault, tried, 0 if problems else tried, "; ".join(problems) or "nothing", note, problems)
+
+
+def started(*words: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        small.command(*words), cwd=ROOT, env=small.environment(), stdout=pipe, stderr=pipe, text=True
+    )
+
+
+@contextlib.contextmanager
+def server(scratch: Path) -> Iterator[int]:
+    """A real one, on a database of its own; its port."""
+    port = free_port()
+    where = ["--backend-store-uri", f"sqlite:///{scratch / 'server.db'}", "--artifacts-destination", scratch / "files"]
+    words = ["-m", "mlflow", "server", *map(str, where), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (scratch / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            small.command(*words),
+            env=small.environment(**quiet),
+            stdout=log,
+            stderr=log,
+            cwd=scratch,
+            start_new_session=True,
+        )
+        try:
+            wait_for(lambda: answers(port), process)
+            yield port
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def answers(port: int) -> bool:
+    import urllib.request
+
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
+    except OSError:
+        return False
+
+
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 180
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("the MLflow server did not start; see server.log in the case's folder")
+        time.sleep(0.2)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
