@@ -124,11 +124,12 @@ class RunMirror:
         self.experiment_id = self.tracker.experiment_id()
         config: Any = OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))
         tags = tags_of_run(self.folder, config, self.record)
+        known = self.known
         if "run_id" not in self.state:
             self._save(run_id=self._lost() or self._create(tags))
         elif not self.state.get("finished"):
             self._client().update_run(self.state["run_id"], status="RUNNING")
-        if self.known:
+        if known:
             self._ask_what_is_there()
         if self.parent:
             self._adopt(self.parent, tags["sweep"])
@@ -140,10 +141,12 @@ class RunMirror:
         self.opened = True
 
     def _create(self, tags: dict[str, str]) -> str:
-        client = self._client()
+        client, doubted = self._client(), self.in_doubt
         self.known = self.in_doubt = True
         tags["mirror_key"] = self.state["key"]
-        return client.create_run(self.experiment_id, tags=tags).info.run_id
+        run_id = client.create_run(self.experiment_id, tags=tags).info.run_id
+        self.in_doubt = doubted
+        return run_id
 
     def _lost(self) -> str | None:
         """The run that was made by a process, or for a request, whose answer never came. Another that was made late,
