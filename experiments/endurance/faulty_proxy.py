@@ -1,13 +1,22 @@
-"""A proxy in front of an MLflow server that does to requests what networks and servers do."""
+"""A real MLflow server, and a proxy in front of it that does to requests what networks and servers do."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import os
+import signal
+import socket
+import subprocess
 import threading
 import time
+import urllib.request
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from experiments.endurance import small
 
 STORES = ("runs/create", "log-batch", "runs/update", "set-tag", "mlflow-artifacts")
 DROPPED = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
@@ -109,3 +118,48 @@ def answer(request: BaseHTTPRequestHandler, status: int, headers: list[tuple[str
     request.send_header("Content-Length", str(len(content)))
     request.end_headers()
     request.wfile.write(content)
+
+
+@contextlib.contextmanager
+def server(scratch: Path) -> Iterator[int]:
+    """A real one, on a database of its own; its port."""
+    port = free_port()
+    where = ["--backend-store-uri", f"sqlite:///{scratch / 'server.db'}", "--artifacts-destination", scratch / "files"]
+    words = ["-m", "mlflow", "server", *map(str, where), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (scratch / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            small.command(*words),
+            env=small.environment(**quiet),
+            stdout=log,
+            stderr=log,
+            cwd=scratch,
+            start_new_session=True,
+        )
+        try:
+            wait_for(port, process)
+            yield port
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
+    except OSError:
+        return False
+
+
+def wait_for(port: int, process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 180
+    while not answers(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("the MLflow server did not start; see server.log in the case's folder")
+        time.sleep(0.2)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
