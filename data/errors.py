@@ -2,11 +2,24 @@
 
 import math
 
+LONGEST = 600  # characters of a sentence; a broken file can have a name of a column of 100,000
+
 
 class UserError(Exception):
-    """Ends the command with its sentence and its exit code; see `experiments.launch`."""
+    """Ends the command with its sentence and its exit code; see `experiments.launch`.
+
+    What cannot be printed is escaped and what is too long is cut in its middle: a sentence begins with the place and
+    ends with what to do, and what stands between may come from a file that anybody wrote.
+    """
 
     exit_code = 2
+
+    def __init__(self, said: str) -> None:
+        if not said.isprintable():
+            said = "".join(c if c.isprintable() else repr(c)[1:-1] for c in said)
+        if len(said) > LONGEST:
+            said = f"{said[: LONGEST // 2]} ... {said[5 - LONGEST // 2 :]}"
+        super().__init__(said)
 
 
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -95,16 +95,20 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """The text without byte-order mark; an undecodable byte or a NUL is a UserError with its line."""
+    """The text without byte-order mark, its lines ending in \\n whatever system wrote them (\\r\\n, \\r).
+
+    An undecodable byte or a NUL is a UserError with its line.
+    """
     content = path.read_bytes()
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: a NUL byte; is this a text file?")
     try:
-        return content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+        text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not {encoding} text; save the file as {encoding}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def words_by_line(path: Path, gaps: bytes = b" \t\n\r\x0b\x0c") -> tuple[np.ndarray, np.ndarray]:
@@ -138,22 +142,23 @@ def read_rows(
     text = read_text(path, encoding)
     names = list(columns)
     try:
-        table = pd.read_csv(
-            io.StringIO(text),
-            sep=sep,
-            header=None,
-            usecols=range(len(names)),
-            dtype={i: "str" if kind == "any" else kind for i, kind in enumerate(columns.values())},
-            quoting=csv.QUOTE_NONE,
-            keep_default_na=False,
-            na_values=[""],
-            engine="c",
-        )
+        with np.errstate(invalid="ignore"):  # pandas casts an infinite value before it refuses it
+            table = pd.read_csv(
+                io.StringIO(text),
+                sep=sep,
+                header=None,
+                usecols=range(len(names)),
+                dtype={i: "str" if kind == "any" else kind for i, kind in enumerate(columns.values())},
+                quoting=csv.QUOTE_NONE,
+                keep_default_na=False,
+                na_values=[""],
+                engine="c",
+            )
         table.columns = pd.Index(names)
         free = [name for name, kind in columns.items() if kind == "any"]
         table[free] = table[free].fillna("")
-        numbers = table.select_dtypes("number")
-        if not (table.isna().any().any() or np.isinf(numbers.to_numpy(np.float64)).any()):
+        numbers = table.select_dtypes("number").to_numpy(np.float64)
+        if not (table.isna().any().any() or (np.abs(numbers) >= 2**63).any()):
             return table
     except (ValueError, OverflowError):
         pass
@@ -163,13 +168,13 @@ def read_rows(
 def _read_line_by_line(
     path: Path, text: str, sep: str, columns: dict[str, str], on_bad_row: str, notes: list[str]
 ) -> pd.DataFrame:
-    parse = {"int64": int, "float64": float, "str": str, "any": str}
+    parse = {"int64": whole_number, "float64": decimal_number, "str": str, "any": str}
     rows: list[list[Any]] = []
     skipped = 0
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        fields = line.rstrip("\r").split(sep)
+        fields = line.split(sep)
         problem = None
         row: list[Any] = []
         if len(fields) < len(columns):
@@ -198,6 +203,19 @@ def _read_line_by_line(
     return table.astype({name: kind for name, kind in columns.items() if kind not in ("str", "any")})
 
 
+def decimal_number(text: str) -> float:
+    """As pandas reads it: Python takes 1_000 and the digits of every script too."""
+    if "_" in text or not text.isascii():
+        raise ValueError
+    return float(text)
+
+
+def whole_number(text: str) -> int:
+    """1e5 and 1.0 are whole, as in pandas."""
+    value = decimal_number(text)
+    return int(value) if value.is_integer() and not text.strip().lstrip("+-").isdecimal() else int(text)
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """JSONL (one object a line) or CSV with a header, by the file's ending."""
     if path.suffix == ".jsonl":
@@ -207,7 +225,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
                 continue
             try:
                 record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: not JSON ({error})") from None
             if not isinstance(record, dict):
                 raise UserError(f"{path}, line {number}: not a JSON object")

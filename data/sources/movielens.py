@@ -5,6 +5,7 @@ python train.py dataset=ml_100k dataset.path=/my/ml-100k  # a folder with u.data
 """
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ GENRES = (
     "Mystery Romance Sci-Fi Thriller War Western"
 ).split()
 FILES = ("u.data", "u.item")
+LARGEST = 64 << 20  # bytes of a member; the larger one has 2 million
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OSError, RuntimeError)  # as zipfile ends
 
 
 @dataclass
@@ -68,10 +71,11 @@ class MovieLens100K(Source):
             archive = download(self.url, folder / "ml-100k.zip", download_bar)
             try:
                 with zipfile.ZipFile(archive) as content:
-                    for name in FILES:
-                        write_atomically(folder / name, content.read(f"ml-100k/{name}"))
-            except (zipfile.BadZipFile, KeyError) as error:
+                    members = {name: member(content, f"ml-100k/{name}") for name in FILES}
+            except UNREADABLE as error:
                 raise UserError(f"{archive} is not MovieLens' archive ({error}); delete it and run again") from None
+            for name, text in members.items():
+                write_atomically(folder / name, text)
             write_json(recorded, {name: file_sha256(folder / name) for name in FILES})
         for name, wanted in read_json(recorded).items():
             if not (folder / name).exists() or file_sha256(folder / name) != wanted:
@@ -79,3 +83,12 @@ class MovieLens100K(Source):
                     f"{folder / name} has changed since it was downloaded; delete {folder} to fetch it again"
                 )
         return folder
+
+
+def member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """No more of it than it may have, whatever size the archive says: a few bytes unpack to gigabytes of zeros."""
+    with archive.open(name) as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"{name} unpacks to over {LARGEST:,} bytes")
+    return content

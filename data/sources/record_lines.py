@@ -5,6 +5,7 @@ import codecs
 import gzip
 import io
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from data.errors import UserError
 from data.progress import bar
 
 Row = TypeVar("Row")
+DENSEST = 200  # times its size that a .gz may unpack to; texts do up to 10, and zeros up to 1,032
 LONGEST = 1 << 22  # bytes of a line; the longest of Amazon's have some hundred thousand
 
 
@@ -51,11 +53,12 @@ def read_record_lines(
 
 def lines_of(path: Path) -> Iterator[bytes]:
     """The lines of a file, unpacked as they are read where its name ends in .gz."""
-    number = 0
+    number = read = 0
     packed = path.suffix == ".gz"
     with path.open("rb") as start:
         if packed and start.read(2) != b"\x1f\x8b":
             raise UserError(f"{path} is not a gzip file; download it again, or rename it if it is plain text")
+    most = path.stat().st_size * DENSEST + LONGEST if packed else math.inf
     try:
         with gzip.open(path) if packed else path.open("rb") as file, io.BufferedReader(file) as lines:  # type: ignore
             while line := lines.readline(LONGEST + 1):
@@ -63,6 +66,12 @@ def lines_of(path: Path) -> Iterator[bytes]:
                 if len(line) > LONGEST:
                     raise UserError(
                         f"{path}, line {number}: over {LONGEST:,} bytes; the file must have a record a line"
+                    )
+                read += len(line)
+                if read > most:
+                    raise UserError(
+                        f"{path} unpacks to over {DENSEST} times its size at line {number:,}, as no file of records "
+                        "does; unpack it yourself if it is one"
                     )
                 yield line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

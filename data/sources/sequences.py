@@ -18,7 +18,7 @@ import pandas as pd
 
 from data.errors import UserError
 from data.files import existing_folder, file_sha256, read_records, words_by_line
-from data.sources.item_text import clean, names_of
+from data.sources.item_text import clean, names_of, whole
 from data.sources.source import Raw, Source
 
 TEXTS = ("title", "description", "caption", "semantic_summary")
@@ -104,7 +104,9 @@ def read_items(path: Path) -> pd.DataFrame:
     for number, record in enumerate(records, start=1):
         if record.get("item_id") in (None, ""):
             raise UserError(f"{path}, record {number}: no item_id; each item needs one")
-    index = pd.Index([str(record["item_id"]) for record in records], dtype=object)
+    if not records:
+        raise UserError(f"{path} holds no item; give dataset.items=null to do without texts")
+    index = pd.Index([whole(str(record["item_id"])) for record in records], dtype=object)
     if index.has_duplicates:
         at = int(np.argmax(index.duplicated()))
         raise UserError(f"{path}, record {at + 1}: the item_id {index[at]} stands there a second time; give it once")

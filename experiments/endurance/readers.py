@@ -1,17 +1,31 @@
-"""The readers of recommendation data and of lists made elsewhere, as the fuzzer takes them."""
+"""The readers of recommendation data for the fuzzer: files that are right, and what must hold of all that is read."""
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data.dataset import Dataset
+from data.sources.amazon import AmazonReviews
+from data.sources.movielens import GENRES, MovieLens100K
 from data.sources.sequences import Sequences
+from data.sources.source import Raw, Source
+from experiments.endurance.breaking import Files, packed
 from experiments.endurance.fuzzing import Reader
 
+BOM = b"\xef\xbb\xbf"
+TITLES = ["Toy Story (1995)", "Ký ức vui vẻ", "👩‍👩‍👧 & <b>Té</b>", "A. the answer"]
 
-def check_dataset(dataset: Dataset, timed: bool = True) -> None:
+
+def check_dataset(dataset: Dataset, rated: bool = True) -> None:
     """What every loaded dataset must be, whatever its files were."""
     events, users, items = dataset.interactions, len(dataset.user_id), len(dataset.catalog)
     assert len(events) and users and items
@@ -21,7 +35,7 @@ def check_dataset(dataset: Dataset, timed: bool = True) -> None:
     assert (events.item >= 0).all() and (events.item < items).all(), "an item's row is out of range"
     order = np.lexsort((events.timestamp, events.user))
     assert (order == np.arange(len(events))).all(), "interactions are not sorted"
-    assert not timed or np.isfinite(events.rating).all(), "a rating is not finite"
+    assert not rated or np.isfinite(events.rating).all(), "a rating is not finite"
     assert dataset.sequences.offsets[-1] == len(events) and (dataset.sequences.lengths > 0).all()
     catalog = dataset.catalog
     for column in (catalog.title, catalog.description, catalog.caption, catalog.semantic_summary):
@@ -30,20 +44,229 @@ def check_dataset(dataset: Dataset, timed: bool = True) -> None:
     assert len(dataset.sha256) == 64  # every text can be encoded
 
 
-def read_sequences(folder: Path, skip: bool) -> None:
-    found = Sequences(name="sequences", path=str(folder), on_bad_row="skip" if skip else "error").load(folder)
-    check_dataset(found, timed=False)
+def loaded(source: Source, folder: Path) -> tuple[Raw, Dataset]:
+    """What was read, and the dataset of it; the files are read once."""
+    raw = source.read(folder)
+    source.read = lambda data_dir: raw  # type: ignore[method-assign]
+    return raw, source.load(folder)
 
 
-def sequences() -> list[dict[str, bytes]]:
-    lines = "u1 a b c\nu2 b c d é\nu3 a d\n7 11 a d b\n"
-    items = '{"item_id": "a", "title": "Ký ức"}\n{"item_id": "b", "title": "x", "categories": [["p", "q"]]}\n'
-    items += (
-        '{"item_id": "c", "title": "C", "description": ["d", "e"]}\n{"item_id": 11, "title": "👍", "caption": "k"}\n'
+def left_out(raw: Raw, name: str) -> int:
+    """Of the lines of `name`, as the notes have it."""
+    said = re.compile(rf"([\d,]+) bad rows of {re.escape(name)} were left out")
+    return sum(int(found[1].replace(",", "")) for note in raw.notes if (found := said.match(note)))
+
+
+def lines_of(path: Path) -> list[str]:
+    """As any system ends them."""
+    return path.read_text(encoding="utf-8-sig").split("\n")
+
+
+def handling(skip: bool) -> str:
+    return "skip" if skip else "error"
+
+
+def in_windows(files: Files) -> Files:
+    """The same files with a byte-order mark and CRLF."""
+    return {name: BOM + content.replace(b"\n", b"\r\n") for name, content in files.items()}
+
+
+# MovieLens
+
+
+def movielens() -> list[Files]:
+    data = "196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t377\t1\t878887116\n196\t377\t5\t881250949\n"
+    titles = zip((242, 302, 377), TITLES, strict=False)
+    item = "".join(f"{i}|{t}|01-Jan-1995||http://x|{'|'.join('010' * 6)}|1\n" for i, t in titles)
+    plain = {"u.data": data.encode(), "u.item": item.encode("latin-1", "replace")}
+    return [plain, {"u.data": in_windows(plain)["u.data"], "u.item": plain["u.item"].replace(b"\n", b"\r\n")}]
+
+
+def movielens_archive() -> list[Files]:
+    members = {f"ml-100k/{name}": content for name, content in movielens()[0].items()}
+    return [{"ml-100k/ml-100k.zip": packed({"ml-100k/README": b"x", **members})}]
+
+
+def read_movielens(folder: Path, skip: bool) -> None:
+    source = MovieLens100K(name="ml_100k", path=str(folder), on_bad_row=handling(skip))
+    raw, dataset = loaded(source, folder)
+    rows = [line.split("\t") for line in lines_of(folder / "u.data") if line.strip()]
+    assert len(raw.interactions) + left_out(raw, "u.data") == len(rows), "ratings are missing or too many"
+    if len(rows) == len(raw.interactions):
+        naive = [(user, item, float(rating), float(time)) for user, item, rating, time, *_ in rows]
+        assert naive == list(raw.interactions.itertuples(index=False, name=None)), "a rating is not the file's"
+    check_dataset(dataset)
+
+
+def read_movielens_archive(folder: Path, skip: bool) -> None:
+    source = MovieLens100K(name="ml_100k", url="http://127.0.0.1:9/x.zip", on_bad_row=handling(skip))
+    check_dataset(source.load(folder))
+    assert {path.name for path in folder.iterdir()} == {"ml-100k"}, "something was written beside the folder"
+
+
+def structured_movielens() -> Any:
+    from hypothesis import strategies as st
+
+    word = st.text(st.characters(exclude_characters="\n\r\t|", codec="utf-8"), max_size=8)
+    number = st.one_of(st.integers(), st.floats(), word).map(str)
+    rows = st.lists(st.tuples(word, st.sampled_from(["1", "2", "ä"]), number, number).map("\t".join), max_size=8)
+    title = st.text(st.characters(codec="latin-1", exclude_characters="\n|"), max_size=20)
+    films = st.lists(st.tuples(st.sampled_from(["1", "2", "3", ""]), title), max_size=4)
+
+    def item(films: list[tuple[str, str]]) -> bytes:
+        return "\n".join(f"{i}|{t}|d|v|u" + "|1" * len(GENRES) for i, t in films).encode("latin-1", "replace")
+
+    return st.builds(lambda r, f: {"u.data": "\n".join(r).encode(), "u.item": item(f)}, rows, films)
+
+
+# Amazon
+
+
+def reviews() -> list[dict[str, Any]]:
+    texts = ["good <br /> thing", "Đẹp lắm 👍", "", "x" * 50]
+    users, items = ["A1", "A1", "A2", "A3"], ["B001", "B002", "B001", "B003"]
+    return [
+        {"reviewerID": u, "asin": i, "overall": 4.0, "unixReviewTime": 1393545600 + n, "reviewText": t, "summary": "s"}
+        for n, (u, i, t) in enumerate(zip(users, items, texts, strict=True))
+    ]
+
+
+def products() -> list[dict[str, Any]]:
+    return [
+        {"asin": "B001", "title": TITLES[1], "categories": [["Beauty", "Nails"]], "imUrl": "http://x/a.jpg"},
+        {"asin": "B002", "title": "It's &amp; x", "description": ["one", "two"], "category": ["a", "b"], "brand": "c"},
+        {"asin": "B003", "title": TITLES[2], "imageURLHighRes": ["http://x/b.jpg"], "main_cat": "All"},
+        {"asin": "B009", "title": "unused"},
+    ]
+
+
+def amazon_files(ending: str, as_text: Any = json.dumps) -> Files:
+    files = {f"reviews_x{ending}": json_lines(reviews()), f"meta_x{ending}": json_lines(products(), as_text)}
+    return {name: gzip.compress(text, 1, mtime=0) if ending.endswith("gz") else text for name, text in files.items()}
+
+
+def json_lines(records: list[dict[str, Any]], as_text: Any = json.dumps) -> bytes:
+    return "".join(f"{as_text(record)}\n" for record in records).encode()
+
+
+def amazon_2014() -> list[Files]:
+    return [amazon_files(".json.gz", repr), amazon_files(".json", repr)]
+
+
+def amazon_2018() -> list[Files]:
+    return [amazon_files(".json.gz"), amazon_files(".json"), in_windows(amazon_files(".json"))]
+
+
+def read_amazon(folder: Path, skip: bool) -> None:
+    raw, dataset = loaded(AmazonReviews(name="amazon", path=str(folder), on_bad_row=handling(skip)), folder)
+    (path,) = folder.glob("reviews_x*")
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    lines = sum(not line.isspace() for line in content.split(b"\n") if line)
+    assert len(raw.interactions) + left_out(raw, path.name) == lines, "reviews are missing or too many"
+    check_dataset(dataset)
+
+
+def structured_amazon() -> Any:
+    from hypothesis import strategies as st
+
+    value = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+        max_leaves=4,
     )
-    plain = {"sequences.txt": lines.encode(), "items.jsonl": items.encode()}
-    bom = {name: b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n") for name, content in plain.items()}
-    return [plain, bom]
+
+    def some(record: dict[str, Any]) -> Any:
+        """A right record with up to two values of any kind."""
+        return st.dictionaries(st.sampled_from(sorted(record)), value, max_size=2).map(lambda new: record | new)
+
+    def file(records: list[dict[str, Any]]) -> Any:
+        return st.tuples(*map(some, records)).map(lambda made: json_lines(list(made)))
+
+    return st.fixed_dictionaries({"reviews_x.json": file(reviews()), "meta_x.json": file(products()[:2])})
 
 
-READERS = [Reader("sequences", sequences, read_sequences)]
+# Sequences and texts of items
+
+
+def sequences() -> list[Files]:
+    lines = "u1 a b c\nu2 b c d é\nu3 a d\n7 11 a d b\n"
+    records = [{"item_id": "a", "title": TITLES[1]}, {"item_id": "b", "title": "x", "categories": [["p", "q"]]}]
+    records += [{"item_id": "c", "title": "C", "description": ["d", "e"]}, {"item_id": 11, "title": TITLES[2]}]
+    plain = {"sequences.txt": lines.encode(), "items.jsonl": json_lines(records)}
+    table = 'item_id,title,categories\na,"Ký, ức",x\nb,"He said ""no""",\nc,A. the answer,"y"\nd,👍,z\n'
+    return [plain, in_windows(plain), {"sequences.txt": lines.encode(), "items.csv": table.encode()}]
+
+
+def read_sequences(folder: Path, skip: bool) -> None:
+    items = "items.jsonl" if (folder / "items.jsonl").exists() else "items.csv"
+    source = Sequences(name="sequences", path=str(folder), items=items, on_bad_row=handling(skip))
+    raw, dataset = loaded(source, folder)
+    rows = [line.encode().split() for line in lines_of(folder / "sequences.txt") if line.encode().strip()]
+    assert raw.interactions["user"].nunique() + left_out(raw, "sequences.txt") == len(rows), "lines are missing"
+    if not left_out(raw, "sequences.txt"):
+        naive = [word.decode() for row in rows for word in row[1:]]
+        assert naive == raw.interactions["item"].tolist(), "a sequence is not the file's"
+    check_dataset(dataset, rated=False)
+
+
+def structured_sequences() -> Any:
+    from hypothesis import strategies as st
+
+    letters = st.characters(codec="utf-8", exclude_characters="\n")
+    word = st.sampled_from(["a", "b", "c"]) | st.text(letters, max_size=5)
+    lines = st.lists(st.lists(word, min_size=1, max_size=5).map(" ".join), max_size=6).map("\n".join).map(str.encode)
+    record = st.fixed_dictionaries({"item_id": word | st.integers()}, optional={"title": word, "categories": word})
+    items = st.lists(record, max_size=4).map(json_lines)
+    return st.fixed_dictionaries({"sequences.txt": lines, "items.jsonl": items})
+
+
+class Fixed(Source):
+    """A dataset whose own files are right, so that only what is joined to it can be broken."""
+
+    def read(self, data_dir: Path) -> Raw:
+        events = pd.DataFrame({"user": ["u", "u", "v"], "item": ["a", "b", "c"]}, dtype=object)
+        events = events.assign(timestamp=[1, 2, 1], rating=1.0)
+        items = pd.DataFrame({"title": TITLES[:3]}, index=pd.Index(["a", "b", "c"], dtype=object))
+        return Raw(events, items, "made up", "none", {})
+
+
+def item_fields() -> list[Files]:
+    records = [{"item_id": "a", "plot": "Nhân vật", "tags": ["x", "y"]}, {"item_id": "b", "plot": "p", "year": 1995}]
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow(["movie_title", "wiki_summary"])
+    rows.writerows([[TITLES[0], 'a "film", long'], [TITLES[2].upper(), "line\nbreak"]])
+    plain = {"plots.jsonl": json_lines(records), "wiki.csv": out.getvalue().encode()}
+    return [plain, {name: BOM + content for name, content in plain.items()}]
+
+
+def read_item_fields(folder: Path, skip: bool) -> None:
+    by_id = {"path": str(folder / "plots.jsonl"), "fields": {"plot": "description", "tags": "categories"}}
+    fields = {"wiki_summary": "semantic_summary"}
+    by_title = {"path": str(folder / "wiki.csv"), "on": "title", "key": "movie_title", "fields": fields}
+    dataset = Fixed(name="fixed", item_fields=[by_id, by_title]).load(folder)
+    check_dataset(dataset)
+    assert len(dataset.catalog) == 3 and len(dataset.interactions) == 3
+
+
+def structured_item_fields() -> Any:
+    from hypothesis import strategies as st
+
+    value = st.text(max_size=8) | st.integers() | st.floats() | st.none() | st.lists(st.text(max_size=4), max_size=2)
+    rest = {"plot": value, "tags": value, "__proto__": value}
+    record = st.fixed_dictionaries({"item_id": st.sampled_from(["a", "b", 3]) | value}, optional=rest)
+    cell = st.sampled_from(['"', ",", "x", TITLES[0], "\r\n", "ê"]) | st.text(max_size=5)
+    table = st.lists(st.lists(cell, min_size=1, max_size=3).map(",".join), max_size=4).map(
+        lambda rows: "\n".join(["movie_title,wiki_summary", *rows]).encode()
+    )
+    return st.fixed_dictionaries({"plots.jsonl": st.lists(record, max_size=4).map(json_lines), "wiki.csv": table})
+
+
+READERS = [
+    Reader("movielens", movielens, read_movielens, structured_movielens),
+    Reader("movielens archive", movielens_archive, read_movielens_archive),
+    Reader("amazon 2014", amazon_2014, read_amazon),
+    Reader("amazon 2018", amazon_2018, read_amazon, structured_amazon),
+    Reader("sequences", sequences, read_sequences, structured_sequences),
+    Reader("item fields", item_fields, read_item_fields, structured_item_fields),
+]
