@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def _of_file(path: Path) -> tuple[list[str], np.ndarray, dict[str, str]]:
         named, rows = _arrays(path.read_bytes(), path, "item_id", "features")
         if named.ndim != 1 or named.dtype.kind not in "Uiu":
             raise UserError(f"{path}: item_id must be a list of texts, not {named.dtype} of shape {named.shape}")
+        if named.dtype.kind == "U" and (named.astype("=U").view(np.uint32) > sys.maxunicode).any():
+            raise UserError(f"{path}: item_id holds characters that do not exist; write the file again")
         ids = [str(item) for item in named]
     else:
         read.append(path.with_suffix(".items.txt"))
@@ -97,6 +100,8 @@ def _arrays(content: bytes, path: Path, *names: str) -> list[np.ndarray]:
     try:
         loaded = np.load(io.BytesIO(content), allow_pickle=False)
         arrays = [loaded[name] for name in names] if names else [loaded]
+        if unread := [name for name, array in zip(names, arrays, strict=False) if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{unread[0]} is no array")
         if arrays[-1].dtype.kind not in "fiu":
             raise ValueError(f"its features are {arrays[-1].dtype}")
     except Exception as error:  # numpy raises whatever a broken file leads it to

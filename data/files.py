@@ -77,7 +77,13 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); it was whole when it was written") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object; it was one when it was written")
+    return content
 
 
 def read_yaml(path: Path) -> Any:

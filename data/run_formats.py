@@ -38,7 +38,7 @@ def from_parquet(path: Path) -> Pairs:
     try:
         names = pq.read_schema(path).names
         table = None if len(set(names)) < len(names) else pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:  # a size or a name that is broken
         raise UserError(f"{path} is not a parquet file ({_line(error)}); give another path") from None
     if table is None:
         raise UserError(f"{path} names a column twice; it has {', '.join(names)}")
@@ -98,34 +98,18 @@ def from_csv(path: Path) -> Pairs:
 
 
 def from_trec(path: Path) -> Pairs:
-    read_text(path)  # an undecodable byte or NUL is named with its line
-    try:
-        table = pd.read_csv(
-            path,
-            sep=r"\s+",
-            header=None,
-            names=range(7),
-            dtype=str,
-            quoting=csv.QUOTE_NONE,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            encoding="utf-8-sig",
-        )
-    except pd.errors.EmptyDataError:
-        return Pairs(np.zeros(0, int), np.zeros(0, object), np.zeros(0, int), np.zeros(0, object), None)
-    except pd.errors.ParserError as error:
-        raise UserError(f"{path}: {_line(error)}; a TREC run has 6 words (qid Q0 docid rank score tag)") from None
-    words = (table.fillna("") != "").sum(axis=1).to_numpy()
-    bad = (words != 6) & (words != 0)
+    words, line = words_by_line(path)
+    length = np.bincount(line)
+    bad = (length != 6) & (length != 0)
     if bad.any():
         at = int(np.argmax(bad))
         raise UserError(
-            f"{path}, line {at + 1}: {words[at]} words where a TREC run has 6 (qid Q0 docid rank score tag)"
+            f"{path}, line {at + 1}: {length[at]} words where a TREC run has 6 (qid Q0 docid rank score tag)"
         )
-    table = table[words == 6]
-    scores = _numbers(path, pa.array(table[4], from_pandas=True), table.index.to_numpy() + 1)
-    (request, requests), (item, items) = (pd.factorize(table[i]) for i in (0, 2))
-    rank = pd.to_numeric(table[3], errors="coerce").to_numpy(np.float64)
+    user, _, docid, place, value, _ = words.reshape(-1, 6).T
+    scores = _numbers(path, pa.array(value, type=pa.string()), line[::6] + 1)
+    (request, requests), (item, items) = pd.factorize(user), pd.factorize(docid)
+    rank = np.asarray(pd.to_numeric(place, errors="coerce"), dtype=np.float64)
     order = np.lexsort((rank, request))
     inside = np.diff(request[order]) == 0
     down, up = np.diff(rank[order])[inside] > 0, np.diff(scores[order])[inside] > 0
@@ -133,7 +117,7 @@ def from_trec(path: Path) -> Pairs:
         raise UserError(
             f"{path}: every score rises with its rank, but the best must have the highest score; negate them"
         )
-    return Pairs(request, requests.to_numpy(object), item, items.to_numpy(object), scores)
+    return Pairs(request, requests, item, items, scores)
 
 
 def _from_lines(path: Path, header: list[str]) -> Pairs:

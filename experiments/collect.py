@@ -146,7 +146,7 @@ def newest_record(root: Path, experiment: str) -> Path | None:
     for path in records:
         try:
             content = read_json(path)
-        except ValueError:  # torn by hand; written files are whole
+        except UserError:  # torn by hand; written files are whole
             continue
         if experiment in (LATEST, path.stem, content["experiment"]):
             done = any((root / "runs" / str(job["run"]) / "manifest.json").exists() for job in content["jobs"])

@@ -7,11 +7,13 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from random import Random
 
 Files = dict[str, bytes]  # name (may hold folders) -> content
 
+PNG = b"\x89PNG\r\n\x1a\n"
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\t|,;:\s{}\[\]"]+')
 TEXTS = [
     "", " ", "nan", "NaN", "inf", "-inf", "Infinity", "-1", "0", "-0", "1e400", "1e-400", "0x10", "1_000", "9" * 400,
@@ -43,7 +45,22 @@ def inside(rng: Random, name: str, content: bytes) -> bytes:
             members = {member: archive.read(member) for member in archive.namelist()}
         member = rng.choice(sorted(members))
         return packed(members | {member: harmed(rng, members[member])})
+    if name.endswith(".parquet"):  # the pages, not the footer that describes them
+        footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+        return content[:4] + rng.choice(IN_PLACE)(rng, content[4:footer]) + content[footer:]
+    if content.startswith(PNG):
+        return png_with_checksums(rng.choice(IN_PLACE)(rng, content))
     return harmed(rng, content)
+
+
+def png_with_checksums(content: bytes) -> bytes:
+    """Chunks as their lengths have them, each with the checksum that is right for what it holds now."""
+    out, at = PNG, len(PNG)
+    while at + 12 <= len(content):
+        stop = at + 8 + int.from_bytes(content[at : at + 4], "big")
+        out += content[at:stop] + zlib.crc32(content[at + 4 : stop]).to_bytes(4, "big")
+        at = stop + 4
+    return out
 
 
 def packed(members: Files) -> bytes:
@@ -55,9 +72,15 @@ def packed(members: Files) -> bytes:
 
 
 def harmed(rng: Random, content: bytes) -> bytes:
+    faults = FAULTS if rng.random() < 0.5 or is_text(content) else IN_PLACE
     for _ in range(rng.randint(1, 3)):
-        content = rng.choice(FAULTS)(rng, content)
+        content = rng.choice(faults)(rng, content)
     return content
+
+
+def is_text(content: bytes) -> bool:
+    """A byte too many hides the rest of a binary file from its reader, so that these are mostly broken in place."""
+    return b"\0" not in content
 
 
 def flip(rng: Random, content: bytes) -> bytes:
@@ -155,6 +178,7 @@ def field(rng: Random, content: bytes) -> bytes:
     return content
 
 
+IN_PLACE: list[Callable[[Random, bytes], bytes]] = [flip, overwrite]
 FAULTS: list[Callable[[Random, bytes], bytes]] = [
     flip, flip, overwrite, delete, repeat, swap, insert, truncate, emptied, separators, encoded, line_ends, lines,
     field, field, field, field,

@@ -62,6 +62,10 @@ def lines_of(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8-sig").split("\n")
 
 
+def exact(number: str) -> float:
+    return int(number) if number.strip().lstrip("+-").isdecimal() else float(number)
+
+
 def handling(skip: bool) -> str:
     return "skip" if skip else "error"
 
@@ -93,7 +97,7 @@ def read_movielens(folder: Path, skip: bool) -> None:
     rows = [line.split("\t") for line in lines_of(folder / "u.data") if line.strip()]
     assert len(raw.interactions) + left_out(raw, "u.data") == len(rows), "ratings are missing or too many"
     if len(rows) == len(raw.interactions):
-        naive = [(user, item, float(rating), float(time)) for user, item, rating, time, *_ in rows]
+        naive = [(user, item, float(rating), exact(time)) for user, item, rating, time, *_ in rows]
         assert naive == list(raw.interactions.itertuples(index=False, name=None)), "a rating is not the file's"
     check_dataset(dataset)
 
