@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -98,6 +99,8 @@ def _of_folder(item_id: np.ndarray, folder: Path) -> tuple[list[str], np.ndarray
 def _arrays(content: bytes, path: Path, *names: str) -> list[np.ndarray]:
     """The named arrays of a .npz, or the one of a .npy; the last holds the features."""
     try:
+        if names:
+            check_sizes(content)
         loaded = np.load(io.BytesIO(content), allow_pickle=False)
         arrays = [loaded[name] for name in names] if names else [loaded]
         if unread := [name for name, array in zip(names, arrays, strict=False) if not isinstance(array, np.ndarray)]:
@@ -109,6 +112,13 @@ def _arrays(content: bytes, path: Path, *names: str) -> list[np.ndarray]:
         wanted = f"the arrays {' and '.join(names)}" if names else "an array"
         raise UserError(f"{path} could not be read ({said}); it must hold {wanted}, features as numbers") from None
     return arrays
+
+
+def check_sizes(content: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            if member.file_size > (64 << 20) + 200 * member.compress_size:
+                raise ValueError(f"{member.filename} unpacks to {member.file_size:,} bytes, 200 times its size")
 
 
 def _finite(rows: np.ndarray, ids: list[str], path: Path) -> np.ndarray:

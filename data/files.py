@@ -105,7 +105,9 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
 
     An undecodable byte or a NUL is a UserError with its line.
     """
-    content = path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read(1 << 20)  # is not text in most cases of gigabytes that are none
+        content += b"" if b"\0" in content else file.read()
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: a NUL byte; is this a text file?")

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import logging
+import zipfile
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,5 +211,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Picture's key -> features, NaN of a picture that cannot be read."""
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(zip(arrays["key"].tolist(), arrays["features"], strict=True))
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(zip(arrays["key"].tolist(), arrays["features"], strict=True))
+    except (ValueError, KeyError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and its features are made again") from None

@@ -36,7 +36,10 @@ class Pairs:
 
 def from_parquet(path: Path) -> Pairs:
     try:
-        names = pq.read_schema(path).names
+        about = pq.read_metadata(path)
+        if about.num_rows > 1_000_000 + 10 * path.stat().st_size:
+            raise pa.ArrowInvalid(f"{about.num_rows:,} rows in so small a file")
+        names = about.schema.to_arrow_schema().names
         table = None if len(set(names)) < len(names) else pq.read_table(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:  # a size or a name that is broken
         raise UserError(f"{path} is not a parquet file ({_line(error)}); give another path") from None

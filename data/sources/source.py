@@ -19,6 +19,8 @@ from data.feature_files import encoder_of, read_features
 from data.filters import Notes, drop_duplicates, drop_missing_titles, drop_ratings_below, k_core
 from data.item_fields import TEXT_FIELDS, join_images, join_item_fields
 
+FAR = 4_102_444_800  # seconds: the year 2100
+
 
 @dataclass
 class Raw:
@@ -78,6 +80,8 @@ class Source:
             join_images(items, Path(self.images), notes)
 
         events = raw.interactions
+        if raw.timed and (late := int((events["timestamp"] >= FAR).sum())):
+            notes.append(f"{late:,} interactions are of the year 2100 or later (milliseconds?) and count as they are")
         if self.missing_titles == "drop":
             events = drop_missing_titles(events, items, notes)
         events = drop_ratings_below(events, self.min_rating, notes)
