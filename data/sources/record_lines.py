@@ -8,6 +8,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,9 +59,13 @@ def lines_of(path: Path) -> Iterator[bytes]:
     with path.open("rb") as start:
         if packed and start.read(2) != b"\x1f\x8b":
             raise UserError(f"{path} is not a gzip file; download it again, or rename it if it is plain text")
-    most = path.stat().st_size * DENSEST + LONGEST if packed else math.inf
+    most = 4 * LONGEST if packed else math.inf
     try:
-        with gzip.open(path) if packed else path.open("rb") as file, io.BufferedReader(file) as lines:  # type: ignore
+        with (
+            path.open("rb") as raw,
+            gzip.open(raw) if packed else nullcontext(raw) as file,
+            io.BufferedReader(file) as lines,  # type: ignore[arg-type]
+        ):
             while line := lines.readline(LONGEST + 1):
                 number += 1
                 if len(line) > LONGEST:
@@ -68,10 +73,10 @@ def lines_of(path: Path) -> Iterator[bytes]:
                         f"{path}, line {number}: over {LONGEST:,} bytes; the file must have a record a line"
                     )
                 read += len(line)
-                if read > most:
+                if read > most and read > (most := 4 * LONGEST + DENSEST * raw.tell()):
                     raise UserError(
-                        f"{path} unpacks to over {DENSEST} times its size at line {number:,}, as no file of records "
-                        "does; unpack it yourself if it is one"
+                        f"{path} has unpacked to over {DENSEST} times its size at line {number:,}, as no file of "
+                        "records does; unpack it yourself if it is one"
                     )
                 yield line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
