@@ -16,7 +16,7 @@ from data.errors import UserError
 from data.progress import bar
 
 Row = TypeVar("Row")
-DENSEST = 200  # times its size that a .gz may unpack to; texts do up to 10, and zeros up to 1,032
+DENSEST = 100  # times its size that a .gz may unpack to; texts do up to 10, and zeros up to 1,032
 LONGEST = 1 << 22  # bytes of a line; the longest of Amazon's have some hundred thousand
 
 
@@ -59,7 +59,7 @@ def lines_of(path: Path) -> Iterator[bytes]:
     with path.open("rb") as start:
         if packed and start.read(2) != b"\x1f\x8b":
             raise UserError(f"{path} is not a gzip file; download it again, or rename it if it is plain text")
-    most = 4 * LONGEST if packed else math.inf
+    most = 2 * LONGEST if packed else math.inf
     try:
         with (
             path.open("rb") as raw,
@@ -73,7 +73,7 @@ def lines_of(path: Path) -> Iterator[bytes]:
                         f"{path}, line {number}: over {LONGEST:,} bytes; the file must have a record a line"
                     )
                 read += len(line)
-                if read > most and read > (most := 4 * LONGEST + DENSEST * raw.tell()):
+                if read > most and read > (most := 2 * LONGEST + DENSEST * raw.tell()):
                     raise UserError(
                         f"{path} has unpacked to over {DENSEST} times its size at line {number:,}, as no file of "
                         "records does; unpack it yourself if it is one"

@@ -1,5 +1,6 @@
 """Archives, tables, arrays and pictures made to hurt, as further cases of `experiments.endurance.nasty_cases`."""
 
+# mypy: disable-error-code=misc
 from __future__ import annotations
 
 import io
@@ -97,14 +98,12 @@ def _(folder: Path) -> None:
     )
 
 
-@case(ARCHIVES, "a size that is not true, a password, a method unknown")
+@case(ARCHIVES, "a password, a method unknown, a place beyond the end")
 def _(folder: Path) -> None:
     unpacked(folder / "a", right())
     whole = (folder / "a" / "in" / "ml-100k" / "ml-100k.zip").read_bytes()
     start = whole.index(b"PK\x01\x02")
-    for number, (at, value) in enumerate(
-        ((24, b"\xff\xff\xff\x7f"), (8, b"\x01\x00"), (10, b"\x63\x00"), (42, b"\xff" * 4))
-    ):
+    for number, (at, value) in enumerate(((8, b"\x01\x00"), (10, b"\x63\x00"), (42, b"\xff" * 3))):
         store = folder / str(number) / "ml-100k"
         store.mkdir(parents=True)
         content = bytearray(whole)
@@ -155,16 +154,16 @@ def _(folder: Path) -> None:
         assert list(run.requests) == ["u", "v"] and list(run.items) == ["a", "b"]
 
 
-@case(TABLES, "a billion rows in some kilobytes")
+@case(TABLES, "30 million rows in some kilobytes")
 def _(folder: Path) -> None:
     path = folder / "bomb.parquet"
     rows = pa.array(["u"]).dictionary_encode().take(pa.array(np.zeros(10_000_000, np.int8)))
     table = pa.table({"request": rows, "candidate": rows})
     with pq.ParquetWriter(path, table.schema) as out:
-        for _ in range(20):
+        for _ in range(3):
             out.write_table(table, row_group_size=10_000_000)
-    assert path.stat().st_size < 100_000
-    refused(lambda: read_run_file(path, "candidates.path"), "200,000,000 rows in so small a file")
+    assert path.stat().st_size < 1_000_000
+    refused(lambda: read_run_file(path, "candidates.path"), "30,000,000 rows in so small a file")
 
 
 @case(TABLES, "20 GB of nothing, a pipe, a folder as lists")
@@ -193,7 +192,8 @@ def _(folder: Path) -> None:
         "c.csv": "user_id,item_id\nu,a\n".encode("utf-16"),
         "d.csv": "user_id,item_id\nú,a\n".encode("latin-1"),
     }
-    for name in write(folder, files) and files:
+    write(folder, files)
+    for name in files:
         refused(lambda name=name: read_run_file(folder / name, "candidates.path"), name)
 
 
@@ -238,8 +238,8 @@ def _(folder: Path) -> None:
     with zipfile.ZipFile(folder / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("item_id.npy", npy(np.array(["a", "b", "c"])))
         with archive.open("features.npy", "w", force_zip64=True) as file:
-            file.write(array_of("(3, 262144000)", "<f4", b""))
-            for _ in range(300):
+            file.write(array_of("(3, 35000000)", "<f4", b""))
+            for _ in range(40):
                 file.write(bytes(10 << 20))
     refused(lambda: joined(folder / "a.npz"), "a.npz could not be read", "200 times its size")
 
@@ -292,17 +292,16 @@ def _(folder: Path) -> None:
         assert shown(png(side, side, zlib.compress(bytes(1000))), folder) is None, f"{side} x {side} pixels"
     for kind in ("GIF", "WEBP"):
         out = io.BytesIO()
-        Image.new("P" if kind == "GIF" else "RGB", (8_000, 8_000)).save(out, kind)
+        Image.new("P" if kind == "GIF" else "RGB", (5_100, 5_100)).save(out, kind)
         assert shown(out.getvalue(), folder) is None
     assert time.process_time() - before < 30
 
 
 @case(PICTURES, "a text behind the picture that unpacks to gigabytes")
 def _(folder: Path) -> None:
-    text = b"a\0\0" + zlib.compress(bytes(300 << 20))
-    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    text = b"a\0\0" + zlib.compress(bytes(100 << 20))
     whole = png(8, 8, zlib.compress(bytes(16)))
-    assert shown(whole[:33] + chunk + whole[33:], folder) is None
+    assert shown(whole[:33] + chunk(b"zTXt", text) + whole[33:], folder) is None
 
 
 @case(PICTURES, "cut and empty pictures, other kinds of files, a single pixel, a line")
