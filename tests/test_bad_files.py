@@ -1,4 +1,4 @@
-"""Files that are broken or hostile: one sentence, or read right. Thousands more: `experiments.endure cases=[bad_input]`."""
+"""Broken or hostile files: one sentence, or read right. Thousands more: experiments.endurance.bad_input."""
 
 import gzip
 import zipfile
@@ -76,7 +76,7 @@ def test_an_archive_that_is_none_or_a_bomb(tmp_path: Path, monkeypatch: pytest.M
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("ml-100k/u.data", bytes(2000))
-    with pytest.raises(UserError, match="u.data unpacks to over 1,000 bytes"):
+    with pytest.raises(UserError, match=r"u\.data unpacks to over 1,000 bytes"):
         MovieLens100K(name="m").load(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"PK\x03\x04\x14", b"PK\x03\x04\xff"))
     with pytest.raises(UserError, match="is not MovieLens' archive"):
