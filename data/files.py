@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import functools
 import hashlib
@@ -112,7 +113,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: a NUL byte; is this a text file?")
     try:
-        text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+        text = content.removeprefix(codecs.BOM_UTF8).decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not {encoding} text; save the file as {encoding}") from None
@@ -176,7 +177,7 @@ def read_rows(
 def _read_line_by_line(
     path: Path, text: str, sep: str, columns: dict[str, str], on_bad_row: str, notes: list[str]
 ) -> pd.DataFrame:
-    parse = {"int64": whole_number, "float64": decimal_number, "str": str, "any": str}
+    parse: dict[str, Callable[[str], Any]] = {"int64": whole_number, "float64": decimal_number, "str": str, "any": str}
     rows: list[list[Any]] = []
     skipped = 0
     for number, line in enumerate(text.split("\n"), start=1):

@@ -173,7 +173,10 @@ def _(folder: Path) -> None:
     for number, content in enumerate((b"", b"\n", b" \n\n", b"\xef\xbb\xbf", b"\r\n\r\n")):
         for name in FILES:
             here = write(folder / f"{number}{name}", movielens()[0] | {name: content})
-            refused(lambda here=here: MovieLens100K(name="m", path=str(here)).load(folder), " has no ")
+            refused(
+                lambda here=here: MovieLens100K(name="m", path=str(here)).load(folder),
+                name if name == "u.item" else " has no ",
+            )
         for files in (amazon_files(".json.gz"), amazon_files(".json")):
             name = next(name for name in files if name.startswith("reviews"))
             packed = gzip.compress(content) if name.endswith(".gz") else content

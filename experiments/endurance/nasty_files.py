@@ -24,7 +24,7 @@ from data.item_content import Content
 from data.pictures import Unavailable, file_name, to_jpeg
 from data.run_file import read_run_file
 from data.sources.movielens import MovieLens100K
-from experiments.endurance.breaking import Files
+from experiments.endurance.breaking import PNG, Files
 from experiments.endurance.list_readers import check_run_file, npy, parquet
 from experiments.endurance.nasty_cases import Case, refused, write
 from experiments.endurance.readers import Fixed, check_dataset, movielens

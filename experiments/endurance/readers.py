@@ -149,7 +149,7 @@ def amazon_files(ending: str, as_text: Any = json.dumps) -> Files:
     return {name: gzip.compress(text, 1, mtime=0) if ending.endswith("gz") else text for name, text in files.items()}
 
 
-def json_lines(records: list[dict[str, Any]], as_text: Any = json.dumps) -> bytes:
+def json_lines(records: list[Any], as_text: Any = json.dumps) -> bytes:
     return "".join(f"{as_text(record)}\n" for record in records).encode()
 
 
