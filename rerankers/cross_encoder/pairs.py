@@ -1,7 +1,7 @@
 """Token ids of (query, text) pairs: each text is tokenized once, pairs are put together from its tokens.
 
 The result is what the tokenizer makes of the pair (`truncation="longest_first"`): a fast tokenizer encodes both texts
-apart, cuts them and adds the special tokens, in that order.
+apart, cuts them and adds the special tokens, in that order. Only a special token that a text names is none here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from data.errors import UserError
+from rerankers.plain_text import PlainText
 
 TEXTS = 1024  # tokenized at a time: what the tokenizer makes of a text is many times its tokens' size
 Pair = tuple[str, str]
@@ -25,7 +26,7 @@ class PairTokens:
     was given `KNOWN` others."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+        self.tokenizer, self.max_length, self.plain = tokenizer, max_length, PlainText(tokenizer)
         self.known: dict[str, Tokens] = {}
         whole = tokenizer("a", "a")
         parts = np.array([-1 if part is None else part for part in whole.sequence_ids(0)])
@@ -53,8 +54,7 @@ class PairTokens:
         out = {}
         for start in range(0, len(texts), TEXTS):
             part = texts[start : start + TEXTS]
-            asked = self.tokenizer(part, add_special_tokens=False, return_attention_mask=False, verbose=False)
-            for text, ids in zip(part, asked["input_ids"], strict=True):
+            for text, ids in zip(part, self.plain(part), strict=True):
                 out[text] = np.array(ids[: self.room], dtype=np.int32), len(ids)
         return out
 

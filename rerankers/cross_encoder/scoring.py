@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,8 @@ def free_memory() -> None:
 class FlagScorer:
     """FlagEmbedding's FlagReranker around the same weights. Its scores differ from ours where a pair is shortened (it
     cuts the query at three quarters of `max_length`, then the text alone), where a text is empty (it reads the query
-    alone), and where the tokenizer does not know a sign (with transformers 5 it reads its own decoded tokens)."""
+    alone), and where the tokenizer does not know a sign (with transformers 5 it reads its own decoded tokens). Names of
+    special tokens are blanks in the texts that it is given, for it would read the tokens."""
 
     def __init__(self, network: PairEncoder) -> None:
         try:
@@ -118,9 +120,11 @@ class FlagScorer:
             place, longest = str(device()), network.pairs.max_length
             self.flag: Any = FlagReranker(folder, use_fp16=False, devices=[place], max_length=longest)
         self.flag.model = network[0].model  # one set of weights, also when it is trained on
+        self.special = re.compile("|".join(map(re.escape, network.tokenizer.all_special_tokens)))
 
     def score(self, pairs: Sequence[Pair], batch_size: int) -> np.ndarray:
         if not pairs:
             return np.zeros(0, dtype=np.float32)
-        scores = self.flag.compute_score([list(pair) for pair in pairs], batch_size=batch_size)
+        texts = [[self.special.sub(" ", text) for text in pair] for pair in pairs]
+        scores = self.flag.compute_score(texts, batch_size=batch_size)
         return np.asarray(scores, dtype=np.float32).reshape(-1)

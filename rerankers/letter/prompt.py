@@ -27,6 +27,7 @@ from jinja2 import TemplateError
 
 from data.errors import UserError
 from rerankers.letter.labels import LETTERS, letter_range
+from rerankers.plain_text import PlainText
 
 SYSTEM = {
     "history": "Choose the candidate that the user takes next.",
@@ -67,6 +68,7 @@ class Prompts:
         self, tokenizer: Any, texts: Sequence[str], max_length: int, max_item_length: int, invariant: bool = False
     ) -> None:
         self.tokenizer, self.max_length, self.invariant = tokenizer, max_length, invariant
+        self.plain = PlainText(tokenizer)
         self.max_item_length = max_item_length
         self.newline = self._after("a", ["\n"])[0]
         self.read(texts)
@@ -83,10 +85,12 @@ class Prompts:
         self.items = [self._shorter(line, self.max_item_length) for line in lines]
 
     def _after(self, context: str, texts: list[str], special: bool = False) -> list[np.ndarray]:
-        """The tokens that each text adds to `context`. Names of special tokens in a title are plain text."""
-        options: Any = {"add_special_tokens": False, "split_special_tokens": not special}
-        before = self.tokenizer(context, **options).input_ids
-        whole = self.tokenizer([context + text for text in texts], **options).input_ids
+        """The tokens that each text adds to `context`; `special`: control tokens that the text names are meant."""
+        all_texts = [context, *(context + text for text in texts)]
+        if special:
+            before, *whole = self.tokenizer(all_texts, add_special_tokens=False).input_ids
+        else:
+            before, *whole = self.plain(all_texts)
         if any(ids[: len(before)] != before for ids in whole):
             raise UserError(f"the tokenizer merges {context!r} with what follows it; choose another reranker.model")
         return [np.array(ids[len(before) :], dtype=np.int64) for ids in whole]

@@ -22,7 +22,7 @@ from rerankers.word_tokenizer import by_frequency
 
 FEATURES = 500  # words
 SHORTEST, LONGEST = 3, 40  # words of a sentence
-LETTERS = 3  # of a feature, at least
+LETTERS = range(3, 31)  # of a feature
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*+")  # "don't" is one, and no content word
 END = re.compile(r"[.!?…]+(?!\d)|\n")  # 4.5 goes on
 
@@ -131,7 +131,7 @@ def content_words(texts: list[str]) -> tuple[str, ...]:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     by_texts = by_frequency(word for text in texts for word in set(words(text)))
-    content = (word for word in by_texts if len(word) >= LETTERS and word.isalpha() and word not in ENGLISH_STOP_WORDS)
+    content = (word for word in by_texts if len(word) in LETTERS and word.isalpha() and word not in ENGLISH_STOP_WORDS)
     return tuple(islice(content, FEATURES))
 
 

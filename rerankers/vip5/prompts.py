@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data.dataset import Ragged
 from data.errors import UserError
+from rerankers.plain_text import PlainText
 from rerankers.vip5.templates import MENTIONS, Template
 
 PLACEHOLDER = "<extra_id_0>"
@@ -49,6 +50,7 @@ class Prompts:
     ) -> None:
         self.tokenizer, self.numbers, self.titles = tokenizer, item_numbers, titles
         self.visual_tokens, self.max_length, self.max_title_length = visual_tokens, max_length, max_title_length
+        self.plain = PlainText(tokenizer)
         self.end = int(tokenizer.eos_token_id)
         self.placeholder = int(tokenizer.convert_tokens_to_ids(PLACEHOLDER))
         self.begins_word = begins_word(tokenizer)
@@ -57,11 +59,8 @@ class Prompts:
         self._known: dict[str, np.ndarray] = {}
 
     def tokens(self, texts: Sequence[str]) -> Ragged:
-        """Of text alone: a placeholder that someone wrote stands for no picture. T5's own is a piece of its vocabulary
-        besides, which `split_special_tokens` does not split."""
-        texts = [text.replace(PLACEHOLDER, " ") for text in texts]
-        plain = {"add_special_tokens": False, "split_special_tokens": True}
-        return Ragged.from_rows(self.tokenizer(texts, **plain)["input_ids"] if texts else [])
+        """Of text alone: a placeholder that someone wrote stands for no picture."""
+        return Ragged.from_rows(self.plain(texts))
 
     def words(self, text: str) -> np.ndarray:
         """Tokens of a short text that comes again and again."""
