@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from data.errors import UserError
 
+csv.field_size_limit(1 << 30)  # by default a text of more than 131,072 characters is an error
 SAFE_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser of `yaml.safe_load`, where there is one
 READABLE = {"int64": "a whole number", "float64": "a finite number", "str": "a text that is not empty"}
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from data.errors import UserError
 from data.files import existing_file, existing_folder, file_sha256, read_records
+from data.sources.item_text import whole
 
 TEXT_FIELDS = ("title", "description", "caption", "semantic_summary")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -86,9 +87,8 @@ def _fold(title: Any) -> str:
 
 
 def _value(target: str, value: Any) -> Any:
-    if target == "categories":
-        return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    texts = [whole(str(part)) for part in (value if isinstance(value, list) else [value])]
+    return tuple(texts) if target == "categories" else ", ".join(texts)
 
 
 def join_images(items: pd.DataFrame, folder: Path, notes: list[str]) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from data.negatives import TrainingNegatives
     from data.retrievers import Retriever
 
+YEAR_1, YEAR_10000 = -62_135_596_800, 253_402_300_800
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -179,12 +181,19 @@ class Temporal:
             validation=phase(before_valid, before_test),
             test=phase(before_test, sequences.lengths),
         )
-        ends = [f"{datetime.fromtimestamp(int(moment), UTC):%Y-%m-%d %H:%M}" for moment in (valid_from, test_from)]
+        ends = [shown(int(moment)) for moment in (valid_from, test_from)]
         notes = [
-            f"training ends at {ends[0]}, validation at {ends[1]} (UTC); {len(split.test):,} of {len(users):,} users "
+            f"training ends at {ends[0]}, validation at {ends[1]}; {len(split.test):,} of {len(users):,} users "
             "have items before and after the test's start"
         ]
         return _finish(split, dataset, notes)
+
+
+def shown(moment: int) -> str:
+    """The number itself where it is no second of the years 1 to 9999, as milliseconds are not."""
+    if YEAR_1 <= moment < YEAR_10000:
+        return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"timestamp {moment} (no seconds since 1970)"
 
 
 def check_users(dataset: Dataset) -> None:

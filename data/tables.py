@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import unicodedata
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 from data.errors import UserError
 from data.files import existing_file, read_text
 
+LAST_ROW = 1_048_576  # of a sheet
+UNPACKED = 1 << 29  # bytes in the archive that an XLSX is: some million passages
 ENDINGS = (".csv", ".tsv", ".xlsx", ".jsonl", ".parquet")
 
 
@@ -104,7 +107,7 @@ def _with_header(path: Path, rows: Iterable[tuple[str, list[Any]]], bad: BadRows
     records, places = [], []
     for where, cells in rows:
         while cells and (cells[-1] is None or cells[-1] == ""):
-            cells = cells[:-1]
+            cells.pop()
         if not any(str(cell).strip() for cell in cells if cell is not None):
             continue
         if not columns:
@@ -143,24 +146,29 @@ def _csv(path: Path, tabs: bool) -> Iterator[tuple[str, list[Any]]]:
         raise UserError(f"{path}, line {start}: not a CSV record ({error}); is a closing quote missing?") from None
 
 
-def _xlsx(path: Path) -> Iterator[tuple[str, list[Any]]]:
-    """The rows of the first sheet, as the spreadsheet counts them; of a formula its last value."""
+def _xlsx(path: Path) -> list[tuple[str, list[Any]]]:
+    """The rows of the first sheet that hold anything, as the spreadsheet counts them; of a formula its last value."""
     from openpyxl import load_workbook
 
+    rows = []
     try:
-        book = load_workbook(path, read_only=True, data_only=True)
-        try:
-            sheet = book.worksheets[0]
+        with path.open("rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > UNPACKED:
+                raise ValueError(f"it unpacks to {unpacked:,} bytes; at most {UNPACKED:,} are read")
+            sheet = load_workbook(file, read_only=True, data_only=True).worksheets[0]
             sheet.reset_dimensions()  # some programs write a wrong size, which would cut the sheet
-            rows = [list(row) for row in sheet.iter_rows(values_only=True)]
-        finally:
-            book.close()
+            for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+                if number > LAST_ROW:  # rows that the file leaves out are made up to the one that it names
+                    raise ValueError(f"a row beyond {LAST_ROW:,}")
+                if any(cell is not None for cell in cells):
+                    rows.append((f"row {number}", list(cells)))
     except Exception as error:  # a damaged archive fails in many ways
         raise UserError(
-            f"{path} is not an XLSX file ({' '.join(str(error).split())}); save it again as .xlsx"
+            f"{path} is not an XLSX file ({' '.join(str(error).split())[:200]}); save it again as .xlsx"
         ) from None
-    for number, cells in enumerate(rows, start=1):
-        yield f"row {number}", cells
+    return rows
 
 
 def _jsonl(path: Path, bad: BadRows) -> Table:

@@ -105,8 +105,8 @@ def free_memory() -> None:
 class FlagScorer:
     """FlagEmbedding's FlagReranker around the same weights. Its scores differ from ours where a pair is shortened (it
     cuts the query at three quarters of `max_length`, then the text alone), where a text is empty (it reads the query
-    alone), and where the tokenizer does not know a sign (with transformers 5 it reads its own decoded tokens). Names of
-    special tokens are blanks in the texts that it is given, for it would read the tokens."""
+    alone), and where the tokenizer does not know a sign (with transformers 5 it reads its own decoded tokens). Names
+    of special tokens are blanks in the texts that it is given, for it would read the tokens."""
 
     def __init__(self, network: PairEncoder) -> None:
         try:
