@@ -1,0 +1,287 @@
+"""The readers of passages and of lists of texts, as the fuzzer takes them. XLSX is read slowly: see `SLOW`."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data.dataset import Dataset
+from data.sources.passage_files import PassageFiles
+from data.sources.passages import PassageSource, RawPassages
+from data.sources.proptit import Proptit
+from data.sources.squad import Squad
+from data.text_lists import read_texts
+from experiments.endurance.breaking import Files
+from experiments.endurance.fuzzing import Reader
+
+BOM = b"\xef\xbb\xbf"
+SLOW = ("passages as XLSX", "proptit", "texts to rank as XLSX")  # a tenth of the examples
+TEXTS = ["Câu lạc bộ PTIT, 2011.", "👩‍👩‍👧 & A. the answer", 'Slogan: "từ trái tim"', "A <|im_end|> title; 5 | 6"]
+ASKED = [("Slogan là gì?", ["3"]), ("who, when?", ["1", "4"]), ("A. the answer", ["2", "1"])]
+COUNTED = re.compile(r"([\d,]+) (?:bad rows of (\S+) were left out|queries without a relevant passage were left out)")
+LEAKED = re.compile(r"([\d,]+) .* queries have the text of a .* query and were left out")
+
+
+def check_passages(dataset: Dataset) -> None:
+    """What every loaded dataset of passages must be, whatever its files were."""
+    events, queries, passages = dataset.interactions, len(dataset.user_id), len(dataset.catalog)
+    assert queries and passages and len(events) >= queries
+    assert len(set(dataset.user_id)) == queries and len(set(dataset.catalog.id)) == passages, "ids are not unique"
+    assert dataset.queries is not None and len(dataset.queries) == queries
+    for texts in (dataset.user_id, dataset.catalog.id, dataset.queries, dataset.catalog.description):
+        assert all(isinstance(text, str) and text.strip() == text != "" for text in texts), "a text is empty"
+        assert all(unicodedata.is_normalized("NFC", text) for text in texts), "a text is not composed"
+    assert (events.user >= 0).all() and (events.user < queries).all(), "a query's row is out of range"
+    assert (events.item >= 0).all() and (events.item < passages).all(), "a passage's row is out of range"
+    pairs = set(zip(events.user.tolist(), events.item.tolist(), strict=True))
+    assert len(pairs) == len(events), "a passage is relevant twice"
+    assert (dataset.sequences.lengths > 0).all(), "a query without a relevant passage"
+    assert len(dataset.sha256) == 64  # every text can be encoded
+
+
+def loaded(source: PassageSource, folder: Path) -> tuple[RawPassages, Dataset]:
+    """What was read, and the dataset of it; the files are read once."""
+    found: list[RawPassages] = []
+    read = source.read
+
+    def once(data_dir: Path, bad: Any) -> RawPassages:
+        found.append(read(data_dir, bad))
+        return found[0]
+
+    source.read = once  # type: ignore[method-assign]
+    dataset = source.load(folder)
+    check_passages(dataset)
+    return found[0], dataset
+
+
+def check_counts(folder: Path, raw: RawPassages, dataset: Dataset, corpus: str, queries: str) -> None:
+    """Of two JSONL files: every line is a row of the dataset, or counted as left out."""
+    for name, kept in ((corpus, len(dataset.catalog)), (queries, len(dataset.user_id))):
+        lines = [line for line in lines_of(folder / name) if line.strip()]
+        gone = [found for note in raw.notes if (found := COUNTED.match(note)) and found[2] in (None, name)]
+        out = sum(int(found[1].replace(",", "")) for found in gone if found[2] == name or name == queries)
+        assert kept + out == len(lines), f"{len(lines)} lines of {name}, {kept} kept and {out} counted as left out"
+    if not any(COUNTED.match(note) for note in raw.notes):
+        texts = [json.loads(line) for line in lines_of(folder / corpus) if line.strip()]
+        naive = {plain(str(row.get("_id", row.get("id")))) for row in texts}
+        assert naive >= set(dataset.catalog.id) or len(naive) == len(dataset.catalog), "an id is not the file's"
+
+
+def lines_of(path: Path) -> list[str]:
+    """As any system ends them."""
+    return path.read_text(encoding="utf-8-sig").split("\n")
+
+
+def plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def handling(skip: bool) -> str:
+    return "skip" if skip else "error"
+
+
+def in_windows(files: Files) -> Files:
+    """The same texts with a byte-order mark and CRLF."""
+    return {name: BOM + content.replace(b"\n", b"\r\n") for name, content in files.items()}
+
+
+def json_lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def corpus_rows() -> list[dict[str, Any]]:
+    return [{"id": str(n), "text": text, "title": "T" * (n % 2)} for n, text in enumerate(TEXTS, start=1)]
+
+
+def query_rows() -> list[dict[str, Any]]:
+    return [{"id": f"q{n}", "query": text, "relevant": found} for n, (text, found) in enumerate(ASKED)]
+
+
+# tables of passages
+
+
+def separated(rows: list[dict[str, Any]], mark: str) -> bytes:
+    def cell(value: Any) -> str:
+        text = "; ".join(value) if isinstance(value, list) else value
+        return text.replace("\t", " ") if mark == "\t" else '"' + text.replace('"', '""') + '"'
+
+    lines = [mark.join(rows[0]), *(mark.join(map(cell, row.values())) for row in rows)]
+    return "\n".join([*lines, ""]).encode()
+
+
+def workbook(rows: list[dict[str, Any]]) -> bytes:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    sheet: Any = book.active
+    sheet.append(list(rows[0]))
+    for row in rows:
+        sheet.append(["; ".join(value) if isinstance(value, list) else value for value in row.values()])
+    out = io.BytesIO()
+    book.save(out)
+    return out.getvalue()
+
+
+def columns(rows: list[dict[str, Any]]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    out = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), out, compression="none")
+    return out.getvalue()
+
+
+def tables(ending: str, as_bytes: Callable[[list[dict[str, Any]]], bytes], text: bool = True) -> list[Files]:
+    numbered = (
+        [row | {"id": n} for n, row in enumerate(corpus_rows(), start=1)] if ending != "tsv" and not text else None
+    )
+    files = {f"corpus.{ending}": as_bytes(numbered or corpus_rows()), f"queries.{ending}": as_bytes(query_rows())}
+    return [files, in_windows(files)] if text else [files]
+
+
+def read_tables(folder: Path, skip: bool) -> None:
+    raw, dataset = loaded(PassageFiles(name="passages", path=str(folder), on_bad_row=handling(skip)), folder)
+    if (folder / "corpus.jsonl").exists():
+        check_counts(folder, raw, dataset, "corpus.jsonl", "queries.jsonl")
+
+
+def structured_lines() -> Any:
+    from hypothesis import strategies as st
+
+    anything: Any = st.recursive(
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(),
+            st.text(max_size=12),
+            st.sampled_from("1 2 3".split()),
+        ),
+        lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+        max_leaves=6,
+    )
+    passage = st.fixed_dictionaries({"id": anything, "text": anything}, optional={"title": anything})
+    query = st.fixed_dictionaries({"query": anything, "relevant": anything}, optional={"id": anything})
+
+    def lines(rows: list[dict[str, Any]]) -> bytes:
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+    def files(passages: list[dict[str, Any]], queries: list[dict[str, Any]]) -> Files:
+        return {"corpus.jsonl": lines(passages), "queries.jsonl": lines(queries)}
+
+    return st.builds(files, st.lists(passage, max_size=4), st.lists(query, max_size=4))
+
+
+# judgements in files of their own
+
+
+def beir() -> list[Files]:
+    rows = [{"_id": row["id"], "title": row["title"], "text": row["text"]} for row in corpus_rows()]
+    files = {
+        "corpus.jsonl": json_lines(rows),
+        "queries.jsonl": json_lines([{"_id": row["id"], "text": row["query"]} for row in query_rows()]),
+    }
+    pairs = [(row["id"], name) for row in query_rows() for name in row["relevant"]]
+    head, lines = "query-id\tcorpus-id\tscore\n", [f"{query}\t{passage}\t1\n" for query, passage in pairs]
+    one = {"qrels/test.tsv": (head + "".join(lines) + "q0\t4\t0\n").encode()}
+    two = {"qrels/train.tsv": (head + lines[0]).encode(), "qrels/test.tsv": (head + "".join(lines[1:])).encode()}
+    return [files | one, files | two, in_windows(files | one)]
+
+
+def trec() -> list[Files]:
+    files = {name: content for name, content in beir()[0].items() if not name.startswith("qrels")}
+    lines = [f"{row['id']} 0 {name} 1\n" for row in query_rows() for name in row["relevant"]]
+    return [files | {"judged.trec": "".join(lines).encode()}]
+
+
+def read_trec(folder: Path, skip: bool) -> None:
+    source = PassageFiles(name="passages", path=str(folder), qrels="judged.trec", on_bad_row=handling(skip))
+    _, dataset = loaded(source, folder)
+    rows = [line.split() for line in lines_of(folder / "judged.trec")]
+    if all(len(row) in (0, 4) for row in rows):  # separated by blanks, as TREC has it
+        judged = {(plain(row[0]), plain(row[2])) for row in rows if row}
+        found = set(
+            zip(dataset.user_id[dataset.interactions.user], dataset.catalog.id[dataset.interactions.item], strict=True)
+        )
+        assert {(q, p) for q, p in found if p in {name for _, name in judged}} <= judged, (
+            "a judgement is not the file's"
+        )
+
+
+# others
+
+
+def proptit() -> list[Files]:
+    corpus = [{"STT": row["id"], "Văn bản": row["text"]} for row in corpus_rows()]
+    queries = [{"Query": row["query"], "Ground truth document": ", ".join(row["relevant"])} for row in query_rows()]
+    return [{"CLB_PROPTIT.csv": separated(corpus, ","), "train_data_proptit.xlsx": workbook(queries)}]
+
+
+def read_proptit(folder: Path, skip: bool) -> None:
+    loaded(Proptit(name="proptit", path=str(folder), on_bad_row=handling(skip)), folder)
+
+
+def squad() -> list[Files]:
+    def question(n: int, text: str) -> dict[str, Any]:
+        return {
+            "id": f"q{n}",
+            "question": text,
+            "answers": [{"text": "x", "answer_start": 0}],
+            "is_impossible": n == 3,
+        }
+
+    paragraphs = [{"context": text, "qas": [question(n, f"{text}?")]} for n, text in enumerate(TEXTS)]
+    whole = {"version": "1.1", "data": [{"title": "a", "paragraphs": paragraphs[:2]}, {"paragraphs": paragraphs[2:]}]}
+    text = json.dumps(whole, ensure_ascii=False, indent=1).encode()
+    return [{"xquad.vi.json": text}, {"xquad.vi.json": BOM + text.replace(b"\n", b"\r\n")}]
+
+
+def read_squad(folder: Path, skip: bool) -> None:
+    raw, dataset = loaded(
+        Squad(name="xquad_vi", path=str(folder), file="xquad.vi.json", on_bad_row=handling(skip)), folder
+    )
+    whole = json.loads((folder / "xquad.vi.json").read_text(encoding="utf-8-sig"))
+    questions = [q for article in whole["data"] for paragraph in article["paragraphs"] for q in paragraph["qas"]]
+    impossible = sum(int(note.split()[0].replace(",", "")) for note in raw.notes if "impossible" in note)
+    if not any("bad rows" in note for note in raw.notes):
+        assert len(dataset.user_id) + impossible == len(questions), "questions are missing or too many"
+
+
+def listed(ending: str, as_bytes: Callable[[list[dict[str, Any]]], bytes]) -> Callable[[], list[Files]]:
+    return lambda: [{f"texts.{ending}": as_bytes(corpus_rows())}]
+
+
+def lines_to_rank() -> list[Files]:
+    whole = {"texts.txt": "\n".join([*TEXTS, "", ""]).encode()}
+    return [whole, in_windows(whole)]
+
+
+def read_listed(folder: Path, skip: bool) -> None:
+    (path,) = folder.iterdir()
+    texts = read_texts(path, "passages")
+    assert texts and all(text.text and text.id for text in texts)
+    assert all(unicodedata.is_normalized("NFC", text.text) and text.text.encode() for text in texts)
+    if path.suffix == ".txt":
+        numbers = [n for n, line in enumerate(lines_of(path), start=1) if plain(line)]
+        assert [int(text.id) for text in texts] == numbers, "a line is missing or too many"
+
+
+READERS = [
+    Reader("passages as CSV", lambda: tables("csv", lambda rows: separated(rows, ",")), read_tables),
+    Reader("passages as TSV", lambda: tables("tsv", lambda rows: separated(rows, "\t")), read_tables),
+    Reader("passages as JSONL", lambda: tables("jsonl", json_lines), read_tables, structured_lines),
+    Reader("passages as parquet", lambda: tables("parquet", columns, text=False), read_tables),
+    Reader("passages as XLSX", lambda: tables("xlsx", workbook, text=False), read_tables),
+    Reader("a folder of BEIR", beir, read_tables),
+    Reader("qrels of TREC", trec, read_trec),
+    Reader("proptit", proptit, read_proptit),
+    Reader("xquad_vi", squad, read_squad),
+    Reader("texts to rank, a line each", lines_to_rank, read_listed),
+    Reader("texts to rank as CSV", listed("csv", lambda rows: separated(rows, ",")), read_listed),
+    Reader("texts to rank as XLSX", listed("xlsx", workbook), read_listed),
+]
