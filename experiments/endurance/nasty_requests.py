@@ -1,7 +1,7 @@
 """Data that is odd but readable: it runs with the numbers of a naive calculation, or a sentence refuses it.
 
 Baselines alone, as they are quick. What is relevant is found here from the rows that a case wrote, not by the code
-that is tried: leave-one-out by sorting each user's rows, queries by their lists. Ranks are read from predictions.parquet.
+that is tried: leave-one-out by sorting each user's rows, queries by their lists; ranks, from predictions.parquet.
 """
 
 from __future__ import annotations
