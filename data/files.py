@@ -250,9 +250,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def download(url: str, path: Path, progress: Callable[[Iterable[bytes], int], Iterable[bytes]]) -> Path:
-    """Fetches `url` to `path` unless it is there: resumable, atomic, its sha256 recorded beside it and checked after.
+    """Fetches `url` to `path` unless it is there: resumable, atomic, its sha256 checked.
 
-    The first download records `<path>.sha256`; a later file with another hash is a UserError. `progress` wraps the
+    A url that ends in `#sha256=<hash>` says which. Else the first download records it in `<path>.sha256`; a later file
+    with another is a UserError, as is one that changed on the server between two parts of it. `progress` wraps the
     iterator over chunks and gets the total number of bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,9 +262,12 @@ def download(url: str, path: Path, progress: Callable[[Iterable[bytes], int], It
 
 
 def _download(url: str, path: Path, progress: Callable[[Iterable[bytes], int], Iterable[bytes]]) -> Path:
+    url, _, pinned = url.partition("#sha256=")
     recorded = path.with_name(path.name + ".sha256")
+    wanted = pinned.lower() or (recorded.read_text().strip() if recorded.exists() else None)
     if not path.exists():
         partial = path.with_name(path.name + ".partial")
+        version = path.with_name(path.name + ".partial.version")  # what the server says of the file that is fetched
         have = partial.stat().st_size if partial.exists() else 0
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         try:
@@ -271,6 +275,11 @@ def _download(url: str, path: Path, progress: Callable[[Iterable[bytes], int], I
                 if answer.status != 206:  # the server sends the whole file
                     have = 0
                 total = have + int(answer.headers.get("Content-Length", 0))
+                says = f"{total} {answer.headers.get('ETag')} {answer.headers.get('Last-Modified')}"
+                if have and version.exists() and version.read_text() != says:
+                    partial.unlink()
+                    raise UserError(f"{url} has changed since its download began; run again to fetch it anew")
+                version.write_text(says)
                 with partial.open("ab" if have else "wb") as file:
                     for chunk in progress(iter(lambda: answer.read(1 << 16), b""), total):
                         file.write(chunk)
@@ -284,14 +293,15 @@ def _download(url: str, path: Path, progress: Callable[[Iterable[bytes], int], I
             ) from None
         if total and partial.stat().st_size != total:
             raise UserError(f"{url} broke off at {partial.stat().st_size:,} of {total:,} bytes; run again to continue")
-        if not recorded.exists():
-            write_atomically(recorded, file_sha256(partial) + "\n")
-        elif file_sha256(partial) != recorded.read_text().strip():
+        found = file_sha256(partial)
+        version.unlink(missing_ok=True)  # absent where the whole file lay there already
+        if wanted and found != wanted:
             partial.unlink()
-            raise UserError(
-                f"{url} differs from what was first downloaded ({recorded}); delete that file to accept it"
-            )
+            which = "what #sha256= asks for" if pinned else f"what was first downloaded ({recorded})"
+            how = "mend the hash, or do not use this file" if pinned else "delete that file to accept it"
+            raise UserError(f"{url} differs from {which}: its sha256 is {found}; {how}")
+        write_atomically(recorded, found + "\n")
         partial.replace(path)
-    if recorded.exists() and file_sha256(path) != recorded.read_text().strip():
+    elif wanted and file_sha256(path) != wanted:
         raise UserError(f"{path} has changed since it was downloaded; delete it to fetch it again")
     return path

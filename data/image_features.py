@@ -91,7 +91,7 @@ class Encoder:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         name = self.name
-        origin: dict[str, Any] = {"revision": self.checkpoint.revision}
+        origin: dict[str, Any] = {"revision": self.checkpoint.revision, "trust_remote_code": False}
         clip: Any = CLIPVisionModelWithProjection
         with loading(name):
             processor = CLIPImageProcessorPil.from_pretrained(name, **origin)

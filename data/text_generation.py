@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
@@ -36,6 +38,7 @@ from transformers.utils import is_torchvision_available, logging
 from data.dataset import sha256
 from data.errors import UserError
 from data.files import file_sha256
+from data.model_files import refuse_code
 
 BLIP, VISION, LANGUAGE = "blip", "vision-language model", "language model"
 CLASSES: dict[str, Any] = {
@@ -80,14 +83,15 @@ def find_model(name: str, revision: str | None) -> Checkpoint:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"model={name} has no config.json; give a folder that save_pretrained wrote")
+        refuse_code(folder, "model")
         with loading(name):
-            config = AutoConfig.from_pretrained(folder)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         files = sorted(path for path in folder.iterdir() if path.suffix in READ)
         return Checkpoint(str(folder), None, sha256(*(path.name + file_sha256(path) for path in files)), config)
     if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"model={name} does not exist; give an existing folder or a name of the Hugging Face hub")
     with loading(name):
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     cached = try_to_load_from_cache(name, "config.json", revision=revision)  # .../snapshots/<commit>/config.json
     commit = Path(cached).parent.name if isinstance(cached, str) else revision
     return Checkpoint(name, commit, f"{name}@{commit}", config)
@@ -98,7 +102,7 @@ def loading(name: str) -> Iterator[None]:
     """What transformers says of a model it cannot load, in one sentence."""
     try:
         yield
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         said = " ".join(str(error).split())[:300].rstrip(" .")
         raise UserError(
             f"model={name} could not be loaded ({said}); give a folder with config.json, the tokenizer or "
@@ -117,7 +121,7 @@ class Writer:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self.checkpoint, self.prompt, self.max_new_tokens = checkpoint, prompt, max_new_tokens
-        origin = {"revision": checkpoint.revision}
+        origin = {"revision": checkpoint.revision, "trust_remote_code": False}
         with loading(checkpoint.name):
             self.reader = _reader(checkpoint, origin)  # a processor, or the tokenizer of a language model
             model, info = CLASSES[checkpoint.kind].from_pretrained(
@@ -171,16 +175,20 @@ class Writer:
             content = message if self.checkpoint.kind == LANGUAGE else [*shown, {"type": "text", "text": message}]
             conversations.append([{"role": "user", "content": content}])
         padding = {"padding": True} if self.checkpoint.kind == LANGUAGE else {"processor_kwargs": {"padding": True}}
-        return self.reader.apply_chat_template(
-            conversations,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            add_generation_prompt=True,
-            sanitize_control_tokens=True,
-            enable_thinking=False,
-            **padding,
-        )
+        try:
+            return self.reader.apply_chat_template(
+                conversations,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                add_generation_prompt=True,
+                sanitize_control_tokens=True,
+                enable_thinking=False,
+                **padding,
+            )
+        except TemplateError as error:  # its own, or the sandbox's, which lets it reach nothing but the messages
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"the chat template of model={self.checkpoint.name} cannot be used ({said})") from None
 
     def _room(self, picture: Image.Image | None) -> int:
         """Tokens of an item's text that the context holds beside prompt, picture and answer."""

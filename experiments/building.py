@@ -19,6 +19,13 @@ from data.errors import UserError
 
 T = TypeVar("T")
 OWN = ("data.", "rerankers.", "experiments.")
+KINDS = {  # what the classes of a part of the config have, and no others
+    "dataset": "read",
+    "protocol.split": "split",
+    "candidates.retriever": "ranks_queries",
+    "reranker": "chance_loss",
+    "tracking": "points",
+}
 
 
 def build(node: dict[str, Any], where: str, **built: Any) -> Any:
@@ -32,6 +39,8 @@ def build(node: dict[str, Any], where: str, **built: Any) -> Any:
         cls = get_class(target)
     except Exception as error:
         raise UserError(f"{where}._target_={target} cannot be imported ({' '.join(str(error).split())})") from None
+    if not cls.__module__.startswith(OWN) or not is_dataclass(cls) or not hasattr(cls, KINDS[where]):
+        raise UserError(f"{where}._target_={target} is no {where} of this project; choose one of conf/{where}")
     return checked(cls, node, where, **built)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from data.errors import UserError
-from data.files import read_json
+from data.files import read_json, read_yaml
 
 
 def find_run(root: Path, name: str, key: str = "run", with_model: bool = True) -> Path:
@@ -34,7 +33,7 @@ def newest(root: Path, reranker: str | None = None, dataset: str | None = None) 
     of_reranker = [folder for folder in runs if reranker is None or reranker in options(folder, "reranker")]
     on_dataset = [folder for folder in of_reranker if dataset is None or dataset in options(folder, "dataset")]
     if on_dataset:
-        words = [str(word) for word in OmegaConf.load(on_dataset[-1] / "overrides.yaml")]
+        words = stored_words(on_dataset[-1])
         if fold := [word.partition("=")[2] for word in words if word.startswith("protocol.fold=")]:
             print(f"the newest run, {on_dataset[-1].name}, is of fold {fold[-1]} alone")
         return on_dataset[-1]
@@ -60,9 +59,24 @@ def finished(root: Path) -> list[Path]:
 
 def options(folder: Path, group: str) -> set[str]:
     """What a run's reranker or dataset is called: the option that was chosen, and its name in tables."""
-    words = [str(word) for word in OmegaConf.load(folder / "overrides.yaml")]
+    words = stored_words(folder)
     chosen = [word.partition("=")[2] for word in words if word.startswith(f"{group}=")]
     return {read_json(folder / "manifest.json")[group], *chosen[-1:]}
+
+
+def stored_words(folder: Path) -> list[str]:
+    """The overrides of a run, which its folder may have from anywhere. Words that would set Hydra itself, whose
+    callbacks and launchers are any code, or read a config from outside `conf` are refused."""
+    path = folder / "overrides.yaml"
+    words = read_yaml(path)
+    if not isinstance(words, list):
+        raise UserError(f"{path} is no list of overrides; name another run")
+    for word in words:
+        key, _, value = str(word).partition("=")
+        outside = "." not in key and re.search(r"\.\.|^/", value)
+        if not isinstance(word, str) or not re.match(r"[+~]{0,2}\w", key) or "hydra" in key or outside:
+            raise UserError(f"{path} holds {str(word)[:80]!r}, which no run of this project stores; name another run")
+    return words
 
 
 def folds_of(folder: Path) -> list[str]:

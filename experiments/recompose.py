@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from data.errors import UserError
 from experiments.launch import ROOT
 
@@ -19,7 +17,8 @@ FIXED = ("reranker", "reranker.name", "reranker.path", "tuned", "trainer", "seed
 
 def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
     """`run=X a=1` becomes the stored overrides of run X, less those given again, then `run=<folder> a=1`."""
-    from experiments.find_run import find_run, newest, options
+    from data.files import read_yaml
+    from experiments.find_run import find_run, newest, options, stored_words
 
     values = dict(word.partition("=")[::2] for word in arguments if "=" in word and not word.startswith("-"))
     if "run" not in values or {"--help", "-h"} & set(arguments):
@@ -37,7 +36,7 @@ def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
             raise UserError(
                 f"{key}= belongs to the training of the run and cannot change now; train again with train.py"
             )
-    stored = [str(word) for word in OmegaConf.load(folder / "overrides.yaml")]
+    stored = stored_words(folder)
     new_groups = tuple(f"{key}." for key in values if "." not in key)  # dataset=other drops the old dataset.path=
     kept = [
         word
@@ -45,7 +44,7 @@ def with_overrides_of_the_run(arguments: list[str]) -> list[str]:
         if (key := word.partition("=")[0].lstrip("+~")) not in values and not key.startswith(new_groups)
     ]
     given = {word.partition("=")[0].lstrip("+~") for word in kept}
-    trained = OmegaConf.load(folder / "config.yaml").reranker
+    trained = read_yaml(folder / "config.yaml")["reranker"]
     for key in MODELS:
         if isinstance(value := trained.get(key), str) and f"reranker.{key}" not in given:
             kept.append("reranker.{}='{}'".format(key, value.replace("'", "\\'")))

@@ -14,6 +14,7 @@ from data.keys import RANDOM_RERANKER, keys
 from data.splits import Split
 from rerankers.base import Log, Reranker, Validate
 from rerankers.item_ids import load_item_ids, rows_in, save_item_ids
+from rerankers.weights import read_weights
 
 
 @dataclass(kw_only=True)
@@ -56,6 +57,6 @@ class Popularity(Reranker):
 
     def load(self, folder: Path, requests: Requests) -> None:
         rows = rows_in(load_item_ids(folder), requests.catalog)
-        counts = load_file(folder / "model.safetensors")["counts"]
+        counts = read_weights(folder, load_file)["counts"]
         self.item_ids = requests.catalog.id
         self.counts = np.where(rows < 0, 0, counts[rows]).astype(np.float32)

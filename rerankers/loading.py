@@ -17,7 +17,8 @@ import numpy as np
 
 from data.dataset import Ragged, Requests
 from data.errors import UserError
-from data.files import read_json
+from data.files import read_json, read_yaml
+from data.model_files import refuse_code
 from rerankers.base import Reranker, TrainerConfig
 from rerankers.ranking import TextRanker, catalog_of
 
@@ -35,6 +36,8 @@ def load_reranker(name: str | Path, root: str | Path | None = None, **settings: 
     Whatever cannot be loaded, and a reranker that reads no text, is a UserError of one sentence.
     """
     run, weights = find(str(name), Path(root or ROOT).expanduser())
+    if isinstance(weights, Path):
+        refuse_code(weights, "model")
     reranker = as_it_is(str(weights), settings) if run is None else of_run(run, settings)
     nothing = Requests(catalog_of([]), np.zeros(0, dtype=np.int64), Ragged.empty(0))
     reranker.load(Path(weights), nothing)
@@ -85,9 +88,7 @@ def of_run(run: Path, settings: dict[str, Any]) -> Reranker:
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    config: Any = read_yaml(run / "config.yaml")
     try:
         if config["reranker"]["_target_"] and config["trainer"]:
             return config
@@ -131,11 +132,12 @@ def made(cls: Any, node: dict[str, Any], **built: Any) -> Any:
 
 def as_it_is(model: str, settings: dict[str, Any]) -> Reranker:
     """Weights without a run."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise UserError(
             f"{model} is no run, and no model that can be loaded ({' '.join(str(error).split())[:200]}); name a run, "
             "its folder, a folder of weights, or a model of the hub that this machine can reach"

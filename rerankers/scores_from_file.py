@@ -23,6 +23,7 @@ from data.files import read_json, write_json
 from data.run_file import lists_of
 from data.splits import Split
 from rerankers.base import Log, Reranker, Validate
+from rerankers.weights import read_weights
 
 
 @dataclass(kw_only=True)
@@ -108,6 +109,6 @@ class ScoresFromFile(Reranker):
         write_json(folder / "ids.json", {"requests": list(self.requests), "items": list(self.items)})
 
     def load(self, folder: Path, requests: Requests) -> None:
-        arrays, ids = load_file(folder / "model.safetensors"), read_json(folder / "ids.json")
+        arrays, ids = read_weights(folder, load_file), read_json(folder / "ids.json")
         self.requests, self.items = pd.Index(ids["requests"]), pd.Index(ids["items"])
         self.pairs, self.scores = arrays["pairs"], arrays["scores"]

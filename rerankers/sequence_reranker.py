@@ -32,6 +32,7 @@ from rerankers.training import (
     training_arguments,
     training_facts,
 )
+from rerankers.weights import read_weights
 
 ARCHITECTURE = "max_length hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
 UNKNOWN = float(np.finfo(np.float32).min)  # score of an item the model never knew: last, but ranked
@@ -178,7 +179,7 @@ class SequenceReranker(Reranker):
                 raise UserError(f"reranker.{name}={getattr(self, name)}, but {folder} holds a model with {value}")
         saved = load_item_ids(folder)
         rows = rows_in(saved, requests.catalog)
-        weights = load_file(folder / "model.safetensors")
+        weights = read_weights(folder, load_file)
         known = torch.from_numpy(
             np.concatenate([np.arange(SPECIAL), np.where(rows < 0, MASK - SPECIAL, rows) + SPECIAL])
         )

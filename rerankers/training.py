@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,13 @@ def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | N
         log_.info("continuing from %s", checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step < state.max_steps and not stopped(state, trainer.args, patience):
-            trainer.train(resume_from_checkpoint=str(checkpoint))
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint))
+            except UnpicklingError:
+                raise UserError(
+                    f"{checkpoint} holds more than tensors, and is not opened: it is not as this project saved it; "
+                    f"delete {folder} to train from the beginning"
+                ) from None
         else:  # it had ended; `train` would take one more step
             best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else checkpoint.name
             trainer._load_from_checkpoint(str(folder / best))

@@ -89,7 +89,7 @@ MISTAKES: list[tuple[Callable[[Path, Path], Path], str]] = [
     (lambda folder, tmp: tmp, "cannot be loaded .* give a Hugging Face name that this machine can reach, a folder"),
     (lambda folder, tmp: Path("nobody/nothing"), "reranker.model=nobody/nothing cannot be loaded"),
     (torn, "torn cannot be loaded .* a folder that holds the model"),
-    (pickled, "no file named model.safetensors"),
+    (pickled, "holds pytorch_model.bin, a pickle, and is not opened"),
     (no_tokenizer, "bare has no tokenizer; give a folder with tokenizer.json"),
     (larger_vocabulary, "has a tokenizer of 29 tokens, and the model knows 27; give the tokenizer"),
     (causal, "is a Qwen3ForCausalLM, not a cross-encoder with one logit; give one like BAAI"),

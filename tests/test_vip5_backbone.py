@@ -99,7 +99,7 @@ MISTAKES: list[tuple[Callable[[Path], Path], str]] = [
     (no_tokenizer, "has no tokenizer of T5's kind, .* give a folder with T5's own tokenizer.json"),
     (no_placeholder, "has no tokenizer of T5's kind, with words that begin with ▁ and <extra_id_0>"),
     (lambda tmp: saved(tmp, vocab_size=20), rf"tokenizer of {len(TOKENIZER)} tokens, and the model knows 20; give"),
-    (pickled, "no file named model.safetensors"),
+    (pickled, "holds pytorch_model.bin, a pickle, and is not opened"),
     (lambda tmp: tmp / "nowhere", "nowhere: there is no such folder; give one that holds a model"),
     (lambda tmp: Path("nobody/nothing"), "reranker.model=nobody/nothing cannot be loaded"),
     (empty, "empty cannot be loaded .* a folder that holds the model"),

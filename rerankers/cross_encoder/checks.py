@@ -10,6 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from data.errors import UserError
+from data.model_files import code_named
 
 NO_CROSS_ENCODER = (
     "reranker.model={name} is a {kind}, not a cross-encoder with one logit; give one like BAAI/bge-reranker-v2-m3"
@@ -19,6 +20,8 @@ AFTER_PADDING = ("roberta", "camembert", "mpnet", "longformer", "data2vec")  # t
 
 def check_kind(name: str, config: Any) -> None:
     """A model of another kind is refused before it is loaded; one without a head may be given a new one."""
+    if named := code_named(config.to_dict()):
+        raise UserError(f"reranker.model={name} names code, {named}, which is never run; give another model")
     kind = (config.architectures or [""])[0]
     if "ForSequenceClassification" in kind and config.num_labels != 1:
         raise UserError(NO_CROSS_ENCODER.format(name=name, kind=f"{kind} with {config.num_labels} labels"))

@@ -170,8 +170,8 @@ def load_model(name: str, four_bits: bool = False, dtype: torch.dtype | None = N
 
 
 def load_adapter(model: Any, folder: str) -> Any:
-    with quiet():
-        return PeftModel.from_pretrained(model, folder).to(device())
+    load: Any = lambda: PeftModel.from_pretrained(model, folder)  # noqa: E731
+    return load_pretrained("reranker.model", folder, load).to(device())
 
 
 def fingerprint(model: Any) -> str:

@@ -107,7 +107,13 @@ class Prompts:
             return self.tokenizer.apply_chat_template([system, user, *after], **options)
         except TemplateError:  # of a template without system turns
             user = {"role": "user", "content": f"{SYSTEM[kind]}\n{content}"}
-            return self.tokenizer.apply_chat_template([user, *after], **options)
+            try:
+                return self.tokenizer.apply_chat_template([user, *after], **options)
+            except TemplateError as error:  # its own, or the sandbox's, which lets it reach nothing but the messages
+                raise UserError(
+                    f"the chat template of reranker.model= cannot be used ({' '.join(str(error).split())[:200]}); "
+                    "give another model, or mend its chat_template"
+                ) from None
 
     def closing(self) -> np.ndarray:
         """Tokens that end the turn after the answer's letter; the end of text where the template has its own way."""

@@ -42,6 +42,7 @@ from rerankers.vip5.settings import NEGATIVE_LOSS, Vip5Settings
 from rerankers.vip5.templates import TEMPLATES
 from rerankers.vip5.trainer import train_vip5
 from rerankers.vip5.writing import explained
+from rerankers.weights import read_weights
 
 log_ = logging.getLogger(__name__)
 REQUESTS = 256  # scored at a time
@@ -189,7 +190,7 @@ class Vip5(Vip5Settings):
         self.item_number, self.user_number = numbers["items"], numbers["users"]
         if self.init == "scratch":
             self.tokenizer = self.scratch.load_tokenizer(folder)
-        weights = load_file(folder / "model.safetensors")
+        weights = read_weights(folder, load_file)
         self._assemble(requests.catalog)
         if self.init == "pretrained" and self.base_sha256 != read_json(folder / "base.json")["sha256"]:
             raise UserError(f"reranker.model={self.model} is not the model that {folder} was trained on")

@@ -1,0 +1,65 @@
+"""What a model folder must not hold: files that can run code when they are opened, or names of code to be imported.
+
+Everything that opens a folder with weights calls `refuse_code` before it reads any of it. Of the hub's models nothing
+but safetensors, JSON and tokenizer files is ever fetched; their config goes through `code_named`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+
+PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+CODE = (".dll", ".dylib", ".py", ".pyc", ".pyd", ".so")
+CLASSES = {  # of a config's keys: what may stand there; sentence-transformers imports and calls it
+    "activation_fn": r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*",
+    "activation_function": r"\w+|torch\.nn\.(modules\.\w+\.)?[A-Z]\w*",
+    "sbert_ce_default_activation_function": r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*",
+    "type": r"[^.]*|sentence_transformers\.(\w+\.)*[A-Z]\w*",  # of a module of modules.json
+}
+
+
+def refuse_code(folder: Path, key: str) -> None:
+    """A UserError that names the file; `key` is the config's, whose value is the folder."""
+    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
+        if path.suffix.lower() in (*PICKLES, *CODE):
+            kind = "a pickle" if path.suffix.lower() in PICKLES else "code"
+            raise UserError(
+                f"{key}={folder} holds {path.relative_to(folder)}, {kind}, and is not opened: keep weights as "
+                "safetensors, and delete that file or move it elsewhere"
+            )
+        if path.name.endswith("config.json") or path.name == "modules.json":
+            try:
+                config = json.loads(path.read_bytes())
+                if not isinstance(config, list if path.name == "modules.json" else dict):
+                    raise ValueError("it is no JSON object")
+                named = code_named(config)
+            except (OSError, ValueError, RecursionError) as error:
+                raise UserError(f"{path} cannot be read ({error}); give a folder with a whole one") from None
+            if named:
+                raise UserError(
+                    f"{key}={folder} names code, {named} in {path.relative_to(folder)}, which is never run; give a "
+                    "model that transformers knows, or remove that entry"
+                )
+
+
+def code_named(value: Any) -> str | None:
+    """Where a config would have code imported that is not transformers' own: `auto_map: modeling.Mine`."""
+    if isinstance(value, list):
+        return next(filter(None, map(code_named, value)), None)
+    if not isinstance(value, dict):
+        return None
+    for key, given in value.items():
+        name = str(key)  # transformers has numbers among them
+        known = not isinstance(given, str) or name not in CLASSES or re.fullmatch(CLASSES[name], given)
+        kernel = name.endswith("_implementation") and isinstance(given, str) and "/" in given  # of the hub
+        imported = name in ("auto_map", "megatron_config") and given
+        if not known or kernel or imported:
+            return f"{name}: {str(given)[:80]}"
+        if found := code_named(given):
+            return found
+    return None

@@ -1,0 +1,213 @@
+"""Nothing that comes as a file is run: pickles, code and names of code are refused before anything is opened."""
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK, only_run
+from safetensors.torch import load_file
+from tiny_clip import clip
+from tiny_cross_encoders import random_cross_encoder
+
+from data.errors import UserError
+from data.image_features import image_features
+from data.model_files import code_named, refuse_code
+from data.text_generation import find_model
+from experiments.building import build
+from experiments.endurance.canaries import (
+    PLANTED,
+    SANDBOX,
+    objects_that_mark,
+    pickle_that_marks,
+    torch_file_that_marks,
+    yaml_that_marks,
+)
+from experiments.find_run import stored_words
+from experiments.runs import Run
+from rerankers import load_reranker
+from rerankers.cross_encoder import network
+from rerankers.letter.language_model import load_adapter, load_model, load_tokenizer
+from rerankers.loading import config_of
+from rerankers.vip5.backbone import load_t5
+from rerankers.weights import read_weights
+from train import train
+
+LOADERS: dict[str, Callable[[str], Any]] = {
+    "the cross-encoder": lambda folder: network.load(folder, 32),
+    "the letter reranker": load_model,
+    "its tokenizer": load_tokenizer,
+    "its adapter": lambda folder: load_adapter(None, folder),
+    "VIP5": load_t5,
+    "enrichment and image features": lambda folder: find_model(folder, None),
+    "any reranker": load_reranker,
+    "a run's own weights": lambda folder: read_weights(Path(folder), lambda path: {}),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_cross_encoder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_folder_with_a_pickle_or_code_is_not_opened(fault: str, loader: str, model: Path, tmp_path: Path) -> None:
+    folder, mark = shutil.copytree(model, tmp_path / "model"), tmp_path / "mark"
+    PLANTED[fault](folder, mark)
+    says = r"=\S+ (holds \S+, (a pickle|code), and is not opened|names code, .* which is never run).*"
+    with pytest.raises(UserError, match=says) as caught:
+        LOADERS[loader](str(folder))
+    assert "\n" not in str(caught.value) and not mark.exists()
+
+
+def test_the_canaries_sing(tmp_path: Path) -> None:
+    """What is refused above would leave its mark where it is read without care."""
+    for number, content in enumerate((pickle_that_marks, torch_file_that_marks)):
+        (file := tmp_path / f"{number}.pt").write_bytes(content(tmp_path / f"mark{number}"))
+        with pytest.raises(Exception):  # noqa: B017  # what it has opened is no state
+            torch.load(file, weights_only=False)["weights"]
+        assert (tmp_path / f"mark{number}").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"activation_function": "gelu_new", "auto_map": {}, "rope_scaling": {"type": "linear"}}, None),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, None),
+        ({"id2label": {0: "a"}, "_attn_implementation": "sdpa"}, None),
+        ({"a": [{"auto_map": {"AutoModel": "x.Y"}}]}, "auto_map: {'AutoModel': 'x.Y'}"),
+        ({"activation_fn": "torch.hub.load"}, "activation_fn: torch.hub.load"),
+        ({"megatron_config": {"x": 1}}, "megatron_config: {'x': 1}"),
+        ([{"type": "os.system"}], "type: os.system"),
+        ([{"type": "sentence_transformers.util.os.system"}], "type: sentence_transformers.util.os.system"),
+    ],
+)
+def test_names_of_code_are_found_in_configs(config: Any, named: str | None) -> None:
+    assert code_named(config) == named
+
+
+def test_a_folder_is_read_once_around_a_loop_of_links(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "again").symlink_to(folder)
+    refuse_code(folder, "reranker.model")
+    (loop := tmp_path / "loop").symlink_to(loop)
+    with pytest.raises(UserError, match="is no folder"):
+        load_reranker(loop)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", (2**60).to_bytes(8, "little") + b"{}"])
+def test_damaged_weights_are_one_sentence(content: bytes, model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be loaded \(Error while deserializing"):
+        network.load(str(folder), 32)
+    with pytest.raises(UserError, match=r"model.safetensors cannot be read \(Error while deserializing"):
+        read_weights(folder, load_file)
+
+
+@pytest.mark.parametrize("attempt", SANDBOX)
+def test_a_chat_template_reaches_nothing_but_its_messages(attempt: str, checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(SANDBOX[attempt])
+    with pytest.raises(UserError, match=r"the chat template of reranker.model= cannot be used \(.*\); give another"):
+        load_reranker(folder, max_length=512)
+
+
+@pytest.mark.parametrize(
+    ("where", "target"),
+    [
+        ("reranker", "os.system"),
+        ("reranker", "builtins.eval"),
+        ("reranker", "data.files.download"),  # a function
+        ("reranker", "experiments.runs.subprocess.Popen"),  # a class that a module of ours has imported
+        ("reranker", "rerankers.training.TrainingArguments"),  # even a dataclass
+        ("reranker", "rerankers.base.Reranker.__init__"),
+        ("reranker", "rerankers.base.TrainerConfig"),
+        ("reranker", "data.sources.demo.Demo"),  # ours, in another place
+        ("dataset", "rerankers.bert4rec.BERT4Rec"),
+        ("protocol.split", "rerankers.baselines.Random"),
+        ("candidates.retriever", "rerankers.baselines.Random"),
+        ("tracking", "data.sources.demo.Demo"),
+        ("tracking", "experiments.launch.os"),
+    ],
+)
+def test_only_the_projects_own_classes_are_made(where: str, target: str) -> None:
+    says = rf"{where}._target_={target} (is not a class|is no {where}) of this project|cannot be imported"
+    with pytest.raises(UserError, match=says):
+        build({"_target_": target, "name": "x"}, where)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "+hydra.callbacks.x._target_=os.system",
+        "hydra/launcher=joblib",
+        "reranker@hydra.x=bert4rec",
+        "--config-dir=/evil",
+        "-m",
+        "experiment=../../evil",
+        "experiment=/tmp/evil",
+    ],
+)
+def test_a_stored_override_does_not_set_hydra(word: str, tmp_path: Path) -> None:
+    (tmp_path / "overrides.yaml").write_text(f"- reranker=sasrec\n- {word!r}\n")
+    with pytest.raises(UserError, match="which no run of this project stores; name another run"):
+        stored_words(tmp_path)
+
+
+def test_what_runs_store_is_read_again(tmp_path: Path) -> None:
+    words = ["reranker=sasrec", "dataset.path=../here", "+tuned=from_nothing/sasrec_demo", "protocol.ks=[1,5]", "~a"]
+    (tmp_path / "overrides.yaml").write_text("".join(f"- {word!r}\n" for word in words))
+    assert stored_words(tmp_path) == words
+
+
+def test_yaml_makes_no_objects(tmp_path: Path) -> None:
+    for name, read in {"config.yaml": config_of, "overrides.yaml": stored_words}.items():
+        (tmp_path / name).write_text(yaml_that_marks(tmp_path / "mark"))
+        with pytest.raises(UserError, match="could not determine a constructor"):
+            read(tmp_path)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_cached_features_hold_no_objects(demo: Any, tmp_path: Path) -> None:
+    encoder = str(clip(tmp_path / "clip"))
+    image_features(demo.catalog, encoder, 32, tmp_path)
+    (path,) = tmp_path.glob("enriched/*.npz")
+    np.savez(path, key=np.array(["a"]), features=np.zeros((1, 16)))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("key.npy", objects_that_mark(tmp_path / "mark"))
+    for content in (path.read_bytes(), b"torn"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"cannot be read \(.*\); delete it to encode the pictures again"):
+            image_features(demo.catalog, encoder, 32, tmp_path)
+    assert not (tmp_path / "mark").exists()
+
+
+def killed(run: Run, values: dict[str, float], step: int) -> list[Any]:
+    if step > 2:
+        raise KeyboardInterrupt
+    return []
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "rng_state.pth", "scheduler.pt"])
+def test_a_pickle_in_a_checkpoint_is_not_run_when_training_goes_on(
+    file: str, config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*QUICK, "trainer.max_steps=4", "trainer.eval_strategy=steps", "trainer.eval_steps=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Run, "log", lambda self, values, step: (_ for _ in ()).throw(KeyboardInterrupt) if step > 2 else []
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train(config(*words))
+    (checkpoint,) = (only_run(tmp_path) / "checkpoints").iterdir()
+    content = torch_file_that_marks if file == "optimizer.pt" else pickle_that_marks
+    (checkpoint / file).write_bytes(content(tmp_path / "mark"))
+    with pytest.raises(UserError, match=r"checkpoint-2 holds more than tensors, and is not opened.*; delete"):
+        train(config(*words))
+    assert not (tmp_path / "mark").exists()
