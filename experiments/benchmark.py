@@ -6,11 +6,13 @@
     python -m experiments.benchmark target=cross_encoder generated.pairs=/my/proptit
     python -m experiments.benchmark target=vip5 generated.requests=2 generated.rounds=3
     python -m experiments.benchmark target=mining generated.n_users=100000 generated.n_items=100000 generated.rounds=1
+    python -m experiments.benchmark target=rerankers
     python -m experiments.benchmark target=stages dataset=beauty_sequences dataset.path=/my/beauty
 
 The rows of `experiments.benchmark_targets` are timed in interleaved rounds on generated data; the median counts.
-Seconds of the processor stand beside those of the clock: other programs on the machine change them less. `stages` is
-one run of train.py from nothing, stage by stage. Compare ratios, not seconds of two days.
+Seconds of the processor stand beside those of the clock: other programs on the machine change them less. `rerankers`
+has each in processes of its own, at one shape. `stages` is one run of train.py from nothing, stage by stage. Compare
+ratios, not seconds of two days.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
 
     from data.errors import UserError
     from experiments.benchmark_cross_encoder import cross_encoder_rows
+    from experiments.benchmark_rerankers import rerankers
     from experiments.benchmark_targets import bert4rec_rows, cross_entropy_rows, letter_rows, metrics_rows, mining_rows
     from experiments.benchmark_vip5 import vip5_rows
     from experiments.clock import peak_memory_mb, start_peak_again
@@ -47,9 +50,11 @@ def benchmark(cfg: DictConfig) -> dict[str, float]:
     }
     if cfg.target == "stages":
         return stages(cfg)
+    if cfg.target == "rerankers":
+        return rerankers(cfg.generated)
     target, cfg = cfg.target, cfg.generated
     if target not in targets:
-        raise UserError(f"target={target} does not exist; choose {', '.join(targets)} or stages")
+        raise UserError(f"target={target} does not exist; choose {', '.join(targets)}, rerankers or stages")
     rows = targets[target](cfg)
     seconds: dict[str, list[float]] = {row.what: [] for row in rows}
     busy: dict[str, list[float]] = {row.what: [] for row in rows}  # seconds of the processor
