@@ -183,7 +183,7 @@ def test_cached_features_hold_no_objects(demo: Any, tmp_path: Path) -> None:
         archive.writestr("key.npy", objects_that_mark(tmp_path / "mark"))
     for content in (path.read_bytes(), b"torn"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"cannot be read \(.*\); delete it to encode the pictures again"):
+        with pytest.raises(UserError, match="is damaged"):
             image_features(demo.catalog, encoder, 32, tmp_path)
     assert not (tmp_path / "mark").exists()
 
