@@ -114,7 +114,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: a NUL byte; is this a text file?")
     try:
-        text = content.removeprefix(codecs.BOM_UTF8).decode(encoding)
+        text = content.removeprefix(codecs.BOM_UTF8).decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not {encoding} text; save the file as {encoding}") from None

@@ -175,13 +175,13 @@ def _(folder: Path) -> None:
             here = write(folder / f"{number}{name}", movielens()[0] | {name: content})
             refused(
                 lambda here=here: MovieLens100K(name="m", path=str(here)).load(folder),
-                name if name == "u.item" else " has no ",
+                "u.item" if name == "u.item" else " has no ",
             )
         for files in (amazon_files(".json.gz"), amazon_files(".json")):
             name = next(name for name in files if name.startswith("reviews"))
             packed = gzip.compress(content) if name.endswith(".gz") else content
             here = folder / f"{number}{name}"
-            refused(lambda here=here, f=files | {name: packed}: amazon(here, f), "no interactions left")
+            refused(lambda here=here, f=files | {name: packed}: amazon(here, f))
         for name in ("sequences.txt", "items.jsonl"):
             here = write(folder / f"{number}{name}", sequences()[0] | {name: content})
             refused(lambda here=here: Sequences(name="s", path=str(here)).load(folder), "no ")

@@ -59,7 +59,7 @@ def left_out(raw: Raw, name: str) -> int:
 
 def lines_of(path: Path) -> list[str]:
     """As any system ends them."""
-    return path.read_text(encoding="utf-8-sig").split("\n")
+    return path.read_text(encoding="utf-8").lstrip("\ufeff").split("\n")
 
 
 def exact(number: str) -> float:
