@@ -63,8 +63,8 @@ class Ragged:
 
     def take(self, rows: slice | np.ndarray) -> Ragged:
         """The given rows in the given order."""
-        index = np.arange(len(self))[rows]
-        return self.part(index, np.zeros(len(index), dtype=np.int64), self.lengths[index])
+        index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.arange(len(self))[rows]
+        return self.part(index, np.zeros(len(index), dtype=np.int64), self.offsets[index + 1] - self.offsets[index])
 
     def part(self, rows: np.ndarray, start: np.ndarray, stop: np.ndarray) -> Ragged:
         """Row r becomes positions start[r]:stop[r] of old row rows[r]; positions count from the row's start."""

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import http.client
 import io
+import itertools
 import json
 import os
 import urllib.error
@@ -22,8 +23,10 @@ import yaml
 from filelock import FileLock
 
 from data.errors import UserError
+from data.progress import bar
 
 csv.field_size_limit(1 << 30)  # by default a text of more than 131,072 characters is an error
+PART = 2**24  # letters parsed together
 SAFE_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser of `yaml.safe_load`, where there is one
 READABLE = {"int64": "a whole number", "float64": "a finite number", "str": "a text that is not empty"}
 
@@ -145,11 +148,35 @@ def read_rows(
 ) -> pd.DataFrame:
     """A headerless table whose first fields are `columns`, one row a line: name -> int64 | float64 | str | any.
 
-    A clean file is parsed in C. Otherwise every line is looked at, so that a bad row (too few fields, a wrong
-    type, not finite) is named by its line number, or counted and left out with `on_bad_row="skip"`. `str` must not
-    be empty, `any` may. Further fields are ignored; empty lines are no rows.
+    Clean lines are parsed in C, part by part. In a part that is not clean every line is looked at, so that a bad row
+    (too few fields, a wrong type, not finite) is named by its line number, or counted and left out with
+    `on_bad_row="skip"`. `str` must not be empty, `any` may. Further fields are ignored; empty lines are no rows.
     """
     text = read_text(path, encoding)
+    tables, skipped, line = [], 0, 1
+    for start, stop in bar(_parts(text), f"reading {path.name}"):
+        part = text[start:stop]
+        table = _parsed(part, sep, columns)
+        if table is None:
+            table, bad = _line_by_line(path, part, line, sep, columns, on_bad_row)
+            skipped += bad
+        tables.append(table)
+        line += part.count("\n")
+    if skipped:
+        notes.append(f"{skipped:,} bad rows of {path.name} were left out")
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+
+
+def _parts(text: str) -> list[tuple[int, int]]:
+    """Start and stop of whole lines of about `PART` letters; of an empty text one empty part."""
+    cuts = [0]
+    while cuts[-1] < len(text):
+        cuts.append(text.find("\n", cuts[-1] + PART) + 1 or len(text))
+    return list(itertools.pairwise(cuts)) or [(0, 0)]
+
+
+def _parsed(text: str, sep: str, columns: dict[str, str]) -> pd.DataFrame | None:
+    """None if a row is bad."""
     names = list(columns)
     try:
         with np.errstate(invalid="ignore"):  # pandas casts an infinite value before it refuses it
@@ -164,24 +191,23 @@ def read_rows(
                 na_values=[""],
                 engine="c",
             )
-        table.columns = pd.Index(names)
-        free = [name for name, kind in columns.items() if kind == "any"]
-        table[free] = table[free].fillna("")
-        numbers = table.select_dtypes("number").to_numpy(np.float64)
-        if not (table.isna().any().any() or (np.abs(numbers) >= 2**63).any()):
-            return table
     except (ValueError, OverflowError):
-        pass
-    return _read_line_by_line(path, text, sep, columns, on_bad_row, notes)
+        return None
+    table.columns = pd.Index(names)
+    free = [name for name, kind in columns.items() if kind == "any"]
+    table[free] = table[free].fillna("")
+    numbers = table.select_dtypes("number").to_numpy(np.float64)
+    return None if table.isna().any().any() or (np.abs(numbers) >= 2**63).any() else table
 
 
-def _read_line_by_line(
-    path: Path, text: str, sep: str, columns: dict[str, str], on_bad_row: str, notes: list[str]
-) -> pd.DataFrame:
+def _line_by_line(
+    path: Path, text: str, first: int, sep: str, columns: dict[str, str], on_bad_row: str
+) -> tuple[pd.DataFrame, int]:
+    """The good rows of lines that begin with number `first`, and how many were bad."""
     parse: dict[str, Callable[[str], Any]] = {"int64": whole_number, "float64": decimal_number, "str": str, "any": str}
     rows: list[list[Any]] = []
     skipped = 0
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=first):
         if not line.strip():
             continue
         fields = line.split(sep)
@@ -207,10 +233,8 @@ def _read_line_by_line(
             raise UserError(
                 f"{path}, line {number}: {problem}; mend it or pass dataset.on_bad_row=skip to leave such rows out"
             )
-    if skipped:
-        notes.append(f"{skipped:,} bad rows of {path.name} were left out")
     table = pd.DataFrame(rows, columns=pd.Index(list(columns)))
-    return table.astype({name: kind for name, kind in columns.items() if kind not in ("str", "any")})
+    return table.astype({name: kind for name, kind in columns.items() if kind not in ("str", "any")}), skipped
 
 
 def decimal_number(text: str) -> float:

@@ -1,5 +1,6 @@
 """Row filters on a table of interactions; each says in one sentence what it removed."""
 
+import numpy as np
 import pandas as pd
 
 Notes = list[str]
@@ -20,24 +21,30 @@ def drop_ratings_below(events: pd.DataFrame, min_rating: float | None, notes: No
 
 def drop_duplicates(events: pd.DataFrame, notes: Notes) -> pd.DataFrame:
     """Of several interactions of one user with one item, the earliest stays (the first in the file on a tie)."""
-    order = events.sort_values("timestamp", kind="stable")
-    duplicated = order.duplicated(["user", "item"]).reindex(events.index)
-    return _keep(events, ~duplicated, "that repeat a user-item pair", notes)
+    user, item = (pd.factorize(events[name])[0].astype(np.int64) for name in ("user", "item"))
+    pair = user * (int(item.max(initial=0)) + 1) + item
+    order = np.argsort(events["timestamp"].to_numpy(), kind="stable")
+    first = np.empty(len(events), dtype=bool)
+    first[order] = ~pd.Series(pair[order]).duplicated().to_numpy()
+    return _keep(events, pd.Series(first, index=events.index), "that repeat a user-item pair", notes)
 
 
 def k_core(events: pd.DataFrame, k: int, notes: Notes) -> pd.DataFrame:
     """Drops users and items with fewer than k interactions until none is left."""
-    before, kept = len(events), events
-    while k > 1 and not kept.empty:
-        enough = (kept.groupby("user")["item"].transform("size") >= k) & (
-            kept.groupby("item")["user"].transform("size") >= k
-        )
+    if k <= 1:
+        return events
+    user, item = (pd.factorize(events[name])[0] for name in ("user", "item"))
+    rows = np.arange(len(events))
+    while True:
+        u, i = user[rows], item[rows]
+        enough = (np.bincount(u)[u] >= k) & (np.bincount(i)[i] >= k)
         if enough.all():
             break
-        kept = kept[enough]
-    if len(kept) < before:
-        notes.append(f"the {k}-core left out {before - len(kept):,} of {before:,} interactions")
-    return kept
+        rows = rows[enough]
+    if len(rows) == len(events):
+        return events
+    notes.append(f"the {k}-core left out {len(events) - len(rows):,} of {len(events):,} interactions")
+    return events.iloc[rows]
 
 
 def _keep(events: pd.DataFrame, mask: pd.Series, what: str, notes: Notes) -> pd.DataFrame:

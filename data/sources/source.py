@@ -18,6 +18,7 @@ from data.errors import UserError, check_seed, in_range, one_of
 from data.feature_files import encoder_of, read_features
 from data.filters import Notes, drop_duplicates, drop_missing_titles, drop_ratings_below, k_core
 from data.item_fields import TEXT_FIELDS, join_images, join_item_fields
+from data.progress import bar
 
 FAR = 4_102_444_800  # seconds: the year 2100
 
@@ -82,11 +83,17 @@ class Source:
         events = raw.interactions
         if raw.timed and (late := int((events["timestamp"] >= FAR).sum())):
             notes.append(f"{late:,} interactions are of the year 2100 or later (milliseconds?) and count as they are")
+        filters: list[Callable[[pd.DataFrame], pd.DataFrame]] = [
+            lambda rows: rows.astype({"user": "category", "item": "category"}),  # four bytes an id
+            lambda rows: drop_ratings_below(rows, self.min_rating, notes),
+            lambda rows: drop_duplicates(rows, notes),
+            lambda rows: k_core(rows, self.k_core, notes),
+        ]
         if self.missing_titles == "drop":
-            events = drop_missing_titles(events, items, notes)
-        events = drop_ratings_below(events, self.min_rating, notes)
-        events = drop_duplicates(events, notes)
-        events = k_core(events, self.k_core, notes)
+            filters.insert(1, lambda rows: drop_missing_titles(rows, items, notes))
+        raw.interactions = events[:0]  # what is left out is not kept in memory
+        for narrowed in bar(filters, "filtering interactions"):
+            events = narrowed(events)
         if events.empty:
             raise UserError(
                 f"dataset {self.name} has no interactions left: {'; '.join(notes) or 'the files are empty'}"
@@ -96,14 +103,12 @@ class Source:
     def _number(self, raw: Raw, events: pd.DataFrame, items: pd.DataFrame) -> Dataset:
         """Users and items become rows in a seeded random order; events are sorted by user, time, file order."""
         rng = np.random.default_rng(self.seed)
-        user_id = rng.permutation(np.unique(events["user"].to_numpy(dtype=object)))
-        item_id = rng.permutation(np.unique(events["item"].to_numpy(dtype=object)))
-        user = pd.Index(user_id).get_indexer(pd.Index(events["user"])).astype(np.int32)
-        item = pd.Index(item_id).get_indexer(pd.Index(events["item"])).astype(np.int32)
+        user_id, user = _numbered(events["user"], rng)
+        item_id, item = _numbered(events["item"], rng)
         timestamp = events["timestamp"].to_numpy(np.int64)
         order = np.lexsort((timestamp, user))  # stable: equal timestamps keep the order of the file
         texts = {name: events[name].to_numpy(object)[order] for name in ("review", "headline") if name in events}
-        unused = len(items) - np.isin(items.index, item_id).sum()
+        unused = len(items) - items.index.isin(item_id).sum()
         if unused:
             raw.notes.append(f"{unused:,} items without a remaining interaction left the catalogue")
         catalog = to_catalog(items.reindex(pd.Index(item_id)))
@@ -128,6 +133,14 @@ class Source:
             planted=raw.plant(user_id, item_id) if raw.plant else None,
             timed=raw.timed,
         )
+
+
+def _numbered(ids: pd.Series, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct ids in random order, and the place of each row's id among them, int32."""
+    code, distinct = pd.factorize(ids)
+    names = np.array(distinct, dtype=object)
+    numbered = rng.permutation(np.unique(names))
+    return numbered, pd.Index(numbered).get_indexer(names).astype(np.int32)[code]
 
 
 def to_catalog(items: pd.DataFrame) -> Catalog:
