@@ -24,12 +24,11 @@ from data.files import file_sha256
 from data.keys import NEGATIVES_OF_TEST, NEGATIVES_OF_VALIDATION, SHUFFLE, SUBSET, TIES, keys
 from data.negatives import sample
 from data.progress import bar
-from data.ranking import best, composite, mask_seen
+from data.ranking import best, best_linked, composite, mask_seen, rows_together, seen_items
 from data.retrievers import EASE, Retriever
 from data.run_file import read_run_file
 from data.splits import Phase, Split
 
-ROWS = 1024  # requests scored against the whole catalogue at a time
 KEPT = 100  # items kept of a full ranking
 log = logging.getLogger(__name__)
 MODES = ("sampled", "retrieved", "full", "file")
@@ -166,10 +165,10 @@ def _write(
             items = sample(
                 dataset, phase, training.histories, candidates.size, candidates.negatives, candidates.seed, stream
             )
-            scores = score_lists(candidates.retriever, phase, items)
+            scores = score_lists(candidates.retriever, phase, items, rows_together(n_items))
         else:
             width = min(KEPT, n_items) if candidates.mode == "full" else candidates.size
-            items, scores = retrieve(candidates.retriever, phase, width, filter_seen, candidates.seed)
+            items, scores = retrieve(candidates.retriever, phase, n_items, width, filter_seen, candidates.seed)
         if candidates.mode != "full":
             items, scores = present(phase.ids, items, scores, candidates)
         written[name] = (phase.ids, (items, scores))
@@ -182,7 +181,7 @@ def _write(
 
 
 def retrieve(
-    retriever: Retriever, phase: Phase, width: int, filter_seen: bool, seed: int
+    retriever: Retriever, phase: Phase, n_items: int, width: int, filter_seen: bool, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first stage's best `width` items of each request, best first, and their scores: [R, width] each, -1 padded.
 
@@ -190,9 +189,17 @@ def retrieve(
     """
     items = np.full((len(phase), width), -1, dtype=np.int32)
     values = np.full((len(phase), width), -np.inf, dtype=np.float32)
-    for start in bar(range(0, len(phase), ROWS), "retrieving"):
-        rows = slice(start, start + ROWS)
+    step = rows_together(n_items)
+    for start in bar(range(0, len(phase), step), "retrieving"):
+        rows = slice(start, start + step)
         part = phase.take(rows)
+        linked = retriever.linked(part)
+        if linked is not None:
+            if filter_seen:
+                seen = seen_items(part.histories, part.relevant, n_items)
+                linked.data[seen[np.repeat(np.arange(len(part)), np.diff(linked.indptr)), linked.indices]] = 0
+            items[rows], values[rows] = best_linked(linked, part.ids, width, seed)
+            continue
         dense = np.array(retriever.score(part), dtype=np.float32)
         if filter_seen:
             mask_seen(dense, part.histories, part.relevant)
@@ -200,11 +207,11 @@ def retrieve(
     return items, values
 
 
-def score_lists(retriever: Retriever, phase: Phase, items: np.ndarray) -> np.ndarray:
-    """The first stage's scores of given lists, float32 [R, N]."""
+def score_lists(retriever: Retriever, phase: Phase, items: np.ndarray, step: int) -> np.ndarray:
+    """The first stage's scores of given lists, float32 [R, N], `step` requests at a time."""
     out = np.empty(items.shape, dtype=np.float32)
-    for start in bar(range(0, len(phase), ROWS), "scoring the candidates"):
-        rows = slice(start, start + ROWS)
+    for start in bar(range(0, len(phase), step), "scoring the candidates"):
+        rows = slice(start, start + step)
         out[rows] = np.take_along_axis(retriever.score(phase.take(rows)), np.maximum(items[rows], 0), axis=1)
     out[np.isneginf(out)] = np.finfo(np.float32).min  # not linked to the history: last, but in the list
     return out

@@ -13,11 +13,12 @@ from data.dataset import Catalog, Dataset, Ragged
 from data.errors import UserError
 from data.keys import keys
 from data.progress import bar
+from data.ranking import rows_together
 from data.retrievers import Retriever
 from data.splits import Phase
 from data.texts import folded, item_texts
 
-ROWS = 1024  # requests drawn at a time
+DRAWN = 2**24  # random numbers held at a time
 HARD = 100  # best items of the first stage that hard negatives are drawn from
 
 
@@ -44,8 +45,9 @@ def sample(
     popularity = np.maximum(taken, 1)
     weight = np.log(popularity) if negatives == "popularity" else np.zeros(n_items)
     out = np.full((len(phase.ids), size), -1, dtype=np.int32)
-    for start in bar(range(0, len(out), ROWS), "sampling"):
-        rows = np.arange(start, min(start + ROWS, len(out)))
+    step = rows_together(n_items, cells=DRAWN)
+    for start in bar(range(0, len(out), step), "sampling"):
+        rows = np.arange(start, min(start + step, len(out)))
         uniform = (keys(seed, stream, phase.ids[rows], np.arange(n_items)) >> np.uint64(11)) * 2.0**-53
         score = (weight - np.log(-np.log(uniform + 2.0**-54))).astype(np.float32)
         own = everything.take(rows)

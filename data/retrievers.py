@@ -17,6 +17,7 @@ import scipy.sparse as sp
 
 from data.dataset import Catalog, Ragged
 from data.errors import UserError, in_range
+from data.progress import bar
 from data.splits import Phase
 
 
@@ -32,6 +33,10 @@ class Retriever:
     def score(self, phase: Phase) -> np.ndarray:
         """[R, I] float32; -inf where nothing links the request to the item."""
         raise NotImplementedError
+
+    def linked(self, phase: Phase) -> sp.csr_matrix | None:
+        """The same scores [R, I] where they are not -inf, of a retriever that links few items to a request."""
+        return None
 
     def check(self, queries: np.ndarray | None) -> None:
         """Refuses queries [R] that it cannot rank passages for."""
@@ -94,8 +99,11 @@ class ItemKNN(HistoryRetriever):
         x = _binary(sequences, n_items)
         self.similarity = _nearest(_cosine(x.T @ x), self.neighbours)
 
+    def linked(self, phase: Phase) -> sp.csr_matrix:
+        return self.weighted(phase.histories, self.similarity.shape[0]) @ self.similarity
+
     def score(self, phase: Phase) -> np.ndarray:
-        return _linked(self.weighted(phase.histories, self.similarity.shape[0]) @ self.similarity)
+        return _dense(self.linked(phase))
 
 
 @dataclass
@@ -116,7 +124,7 @@ class Markov(HistoryRetriever):
         sequences, n_items = training.histories, len(catalog)
         row, values = sequences.row_of_value, sequences.values
         counts = sp.csr_matrix((n_items, n_items), dtype=np.float32)
-        for distance in range(1, min(self.window, len(values) - 1) + 1):
+        for distance in bar(range(1, min(self.window, len(values) - 1) + 1), "counting transitions"):
             same = row[distance:] == row[:-distance]
             pair = (values[:-distance][same], values[distance:][same])
             weight = np.full(len(pair[0]), 1 / distance, dtype=np.float32)
@@ -124,8 +132,11 @@ class Markov(HistoryRetriever):
         outgoing = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1e-9)
         self.transitions = (sp.diags((1 / outgoing).astype(np.float32)) @ counts).tocsr()
 
+    def linked(self, phase: Phase) -> sp.csr_matrix:
+        return self.weighted(phase.histories, self.transitions.shape[0]) @ self.transitions
+
     def score(self, phase: Phase) -> np.ndarray:
-        return _linked(self.weighted(phase.histories, self.transitions.shape[0]) @ self.transitions)
+        return _dense(self.linked(phase))
 
 
 @dataclass
@@ -202,6 +213,7 @@ def _nearest(similarity: sp.csr_matrix, k: int) -> sp.csr_matrix:
     return sp.csr_matrix((coo.data[keep], (coo.row[keep], coo.col[keep])), shape=similarity.shape)
 
 
-def _linked(scores: sp.csr_matrix) -> np.ndarray:
-    dense = scores.toarray()
-    return np.where(dense == 0, -np.inf, dense).astype(np.float32)
+def _dense(linked: sp.csr_matrix) -> np.ndarray:
+    dense = linked.toarray()
+    dense[dense == 0] = -np.inf
+    return dense
