@@ -16,35 +16,42 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data.dataset import Dataset, Ragged, Relevance, Requests, sha256
 from data.errors import UserError
 from data.files import file_sha256
+from data.parquet_parts import PAIRS, write_parts
+from data.progress import bar
+from data.ranking import rows_together
 from data.run_file import ONLY, RunFile, lists_of, read_run_file
 
 log = logging.getLogger(__name__)
-ROWS = 1024  # requests whose histories are looked at together
 Lists = tuple[np.ndarray, np.ndarray]  # items int32 [R, N], -1 padded, and their first-stage scores float32 [R, N]
 
 
 def write_lists(path: Path, dataset: Dataset, phases: dict[str, tuple[np.ndarray, Lists]]) -> None:
     """`phases`: name -> (user rows [R], lists). Written whole or not at all."""
-    parts = []
-    for name, (users, (items, scores)) in phases.items():
+    ids = pa.array(dataset.catalog.id, type=pa.string())
+    step = max(1, PAIRS // max(items.shape[1] for _, (items, _) in phases.values()))  # lists of a row group
+
+    def part(name: str, rows: slice) -> pa.Table:
+        users, (items, scores) = phases[name][0][rows], (array[rows] for array in phases[name][1])
         found = items >= 0
         offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(axis=1))]), type=pa.int32())
-        ids = pa.array(dataset.catalog.id[items[found]], type=pa.string())
         columns = {
             "phase": pa.array([name] * len(users), type=pa.string()),
             "request": pa.array(dataset.user_id[users], type=pa.string()),
-            "candidates": pa.ListArray.from_arrays(offsets, ids),
+            "candidates": pa.ListArray.from_arrays(offsets, ids.take(pa.array(items[found]))),
             "first_stage_scores": pa.ListArray.from_arrays(offsets, pa.array(scores[found], type=pa.float32())),
         }
-        parts.append(pa.table(columns))
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.concat_tables(parts), partial)
-    partial.replace(path)
+        return pa.table(columns)
+
+    sizes = {name: len(users) for name, (users, _) in phases.items()}
+    if sum(sizes.values()) <= step:
+        write_parts(path, [pa.concat_tables([part(name, slice(None)) for name in phases])])
+        return
+    cuts = [(name, slice(start, start + step)) for name, size in sizes.items() for start in range(0, size, step)]
+    write_parts(path, (part(*cut) for cut in bar(cuts, "writing the candidates")))
 
 
 def to_lists(
@@ -117,8 +124,9 @@ def check_lists(file: RunFile, name: str, requests: Requests, relevance: Relevan
     if len(requests) and (unused := len(file.requests) - len(requests)) > 0:
         log.warning("  %s: %s lists are of users whom the %s does not ask about", file.path.name, f"{unused:,}", name)
     seen = 0
-    for start in range(0, len(requests), ROWS):
-        part = requests.take(slice(start, start + ROWS))
+    step = rows_together(len(requests.catalog))
+    for start in range(0, len(requests), step):
+        part = requests.take(slice(start, start + step))
         history = np.zeros((len(part), len(part.catalog) + 1), dtype=bool)  # the last column is the padding's
         history[part.histories.row_of_value, part.histories.values] = True
         seen += int(np.take_along_axis(history, part.candidates, axis=1).sum())  # type: ignore[arg-type]

@@ -53,7 +53,8 @@ def read_run_file(path: Path, key: str) -> dict[str, RunFile]:
         return {ONLY: _group(path, pairs, np.arange(len(pairs.request)))}
     if unknown := set(pairs.phases) - {"validation", "test"}:
         raise UserError(f"{path} has the phase {min(unknown)!r}; it must be validation or test")
-    return {name: _group(path, pairs, np.flatnonzero(pairs.phase == i)) for i, name in enumerate(pairs.phases)}
+    rows = {name: np.flatnonzero(pairs.phase == i) for i, name in enumerate(pairs.phases)}
+    return {name: _group(path, pairs, keep) for name, keep in rows.items() if len(keep)}
 
 
 def lists_of(path: Path, key: str, phase: str) -> RunFile | None:

@@ -11,10 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from data.errors import UserError
 from data.files import read_text, words_by_line
+from data.parquet_parts import open_parquet, read_parts
 
 REQUEST = ("request", "user_id", "user", "query_id", "qid")
 ITEM = ("candidate", "item_id", "item", "docid", "doc_id")
@@ -25,45 +25,53 @@ HEADER = "a CSV of pairs needs the header user_id,item_id,score"
 
 @dataclass
 class Pairs:
-    request: np.ndarray  # [P] int64 into requests
+    request: np.ndarray  # [P] integers into requests
     requests: np.ndarray  # [Q] str, distinct
-    item: np.ndarray  # [P] int64 into items
+    item: np.ndarray  # [P] integers into items
     items: np.ndarray  # [K] str, distinct
     scores: np.ndarray | None  # [P] float32; None: the order is the ranking
-    phase: np.ndarray | None = None  # [P] int64 into phases
+    phase: np.ndarray | None = None  # [P] integers into phases
     phases: tuple[str, ...] = ()
 
 
 def from_parquet(path: Path) -> Pairs:
-    try:
-        about = pq.read_metadata(path)
-        if about.num_rows > 1_000_000 + 10 * path.stat().st_size:
-            raise pa.ArrowInvalid(f"{about.num_rows:,} rows in so small a file")
-        names = about.schema.to_arrow_schema().names
-        table = None if len(set(names)) < len(names) else pq.read_table(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:  # a size or a name that is broken
-        raise UserError(f"{path} is not a parquet file ({_line(error)}); give another path") from None
-    if table is None:
+    """Part by part: what stays in memory is numbers, and each id once."""
+    file = open_parquet(path)
+    names = file.schema_arrow.names
+    if len(set(names)) < len(names):
         raise UserError(f"{path} names a column twice; it has {', '.join(names)}")
     request, item = _column(path, names, REQUEST), _column(path, names, ITEM, needed=False)
-    columns = {"request": table[request]} | ({"phase": table["phase"]} if "phase" in names else {})
-    score = _column(path, names, SCORE, needed=False)
-    if item is not None:
-        return _from_columns(path, columns | {"item": table[item]}, _ranked(path, table, score))
-    lists = _lists(path, table, str(_column(path, names, LIST)))
-    lengths = pc.list_value_length(lists).to_numpy()
-    owner = pa.array(np.repeat(np.arange(len(lists)), lengths))
-    codes = [_codes(path, name, column)[0] for name, column in columns.items()]
-    if len(np.unique(np.stack(codes), axis=1).T) < len(table):
+    listed, score = item or _column(path, names, LIST), _column(path, names, SCORE, needed=False)
+    ranked = "rank" if item and score is None and "rank" in names else score
+    phased = "phase" if "phase" in names else None
+    requests, items, phases = Codes(path, "request"), Codes(path, "item"), Codes(path, "phase")
+    parts, pairs_before = [], 0
+    lists: list[np.ndarray] = []  # one number for each (phase, request)
+    for table in read_parts(path, file, [name for name in (request, listed, ranked, phased) if name]):
+        who = requests(table[request])
+        phase = phases(table[phased]) if phased else np.zeros(len(who), dtype=np.int32)
+        listing, values = table[listed], table[ranked] if ranked else None
+        if item is None:
+            lists.append(phase.astype(np.int64) << 32 | who)
+            listing, length = _lists(path, table, str(listed))
+            who, phase = np.repeat(who, length), np.repeat(phase, length)
+            if score is not None:
+                values, its_length = _lists(path, table, score)
+                if not np.array_equal(its_length, length):
+                    raise UserError(f"{path}: {score} and candidates differ in length; give one score a candidate")
+        number = None if values is None else _numbers(path, values, None, pairs_before)
+        if ranked is not None and ranked != score and number is not None:
+            number = -number
+        parts.append((who, items(listing), phase, number))
+        pairs_before += len(who)
+    if lists and len(np.unique(np.concatenate(lists))) < sum(map(len, lists)):
         raise UserError(f"{path} has two lists for one user; give one (two phases need the column phase)")
-    scores = None
-    if score is not None:
-        values = _lists(path, table, score)
-        if not np.array_equal(pc.list_value_length(values).to_numpy(), lengths):
-            raise UserError(f"{path}: {score} and candidates differ in length; give one score a candidate")
-        scores = values.flatten()
-    columns = {name: column.take(owner) for name, column in columns.items()}
-    return _from_columns(path, columns | {"item": lists.flatten()}, scores)
+    who, what, phase = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    scores = None if ranked is None else np.concatenate([part[3] for part in parts])
+    pairs = Pairs(who, requests.names, what, items.names, scores)
+    if phased:
+        pairs.phase, pairs.phases = phase, tuple(phases.names)
+    return pairs
 
 
 def from_csv(path: Path) -> Pairs:
@@ -153,14 +161,15 @@ def _from_lines(path: Path, header: list[str]) -> Pairs:
     return pairs
 
 
-def _from_columns(path: Path, columns: dict[str, pa.Array], scores: pa.Array | None, first: int = 0) -> Pairs:
-    """`first`: the line of the first row, for messages; 0 where rows have no lines."""
-    (request, requests), (item, items) = (_codes(path, name, columns[name]) for name in ("request", "item"))
-    line = np.arange(len(request)) + first if first else None
-    pairs = Pairs(request, requests, item, items, None if scores is None else _numbers(path, scores, line))
+def _from_columns(path: Path, columns: dict[str, pa.Array], scores: pa.Array | None, first: int) -> Pairs:
+    """`first`: the line of the first row, for messages."""
+    requests, items, phases = Codes(path, "request"), Codes(path, "item"), Codes(path, "phase")
+    request, item = requests(columns["request"]), items(columns["item"])
+    line = np.arange(len(request)) + first
+    numbers = None if scores is None else _numbers(path, scores, line)
+    pairs = Pairs(request, requests.names, item, items.names, numbers)
     if "phase" in columns:
-        pairs.phase, phases = _codes(path, "phase", columns["phase"])
-        pairs.phases = tuple(phases)
+        pairs.phase, pairs.phases = phases(columns["phase"]), tuple(phases.names)
     return pairs
 
 
@@ -180,30 +189,46 @@ def _column(path: Path, have: list[str], names: tuple[str, ...], needed: bool = 
     return found
 
 
-def _lists(path: Path, table: pa.Table, name: str) -> pa.ListArray:
+def _lists(path: Path, table: pa.Table, name: str) -> tuple[pa.Array, np.ndarray]:
+    """The values of a column of lists, and the length of each list."""
     kind = table.schema.field(name).type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         raise UserError(f"{path}: column {name} is {kind}; it must hold a list in each row")
     lists = table[name].combine_chunks()
     if lists.null_count:
         raise UserError(f"{path}: a list of column {name} is null; give an empty list instead")
-    return lists
+    return lists.flatten(), pc.list_value_length(lists).to_numpy()
 
 
-def _codes(path: Path, name: str, column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Each value's number [P] and the distinct values, as texts."""
-    if column.null_count:
-        raise UserError(f"{path}: a {name} is null; give each row its {name}")
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    try:
-        coded = column.cast(pa.string()).dictionary_encode()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise UserError(f"{path}: the {name} is of type {column.type}; it must be a text or a number") from None
-    return coded.indices.to_numpy().astype(np.int64), coded.dictionary.to_numpy(zero_copy_only=False).astype(object)
+class Codes:
+    """Numbers texts in the order in which they come, over any number of columns."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self.number: dict[str, int] = {}
+
+    def __call__(self, column: pa.Array) -> np.ndarray:
+        """Each value's number, [P] int32."""
+        if column.null_count:
+            raise UserError(f"{self.path}: a {self.name} is null; give each row its {self.name}")
+        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        try:
+            coded = column.cast(pa.string()).dictionary_encode()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            raise UserError(
+                f"{self.path}: the {self.name} is of type {column.type}; it must be a text or a number"
+            ) from None
+        number = self.number
+        here = [number.setdefault(text, len(number)) for text in coded.dictionary.to_pylist()]
+        return np.array(here, dtype=np.int32)[coded.indices.to_numpy()]
+
+    @property
+    def names(self) -> np.ndarray:
+        return np.array(list(self.number), dtype=object)
 
 
-def _numbers(path: Path, column: pa.Array, line: np.ndarray | None) -> np.ndarray:
-    """Finite float32; the first that is not one is named, by its line where there are lines."""
+def _numbers(path: Path, column: pa.Array, line: np.ndarray | None, before: int = 0) -> np.ndarray:
+    """Finite float32; the first that is not one is named, by its line, or by its place after `before` others."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         values = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
@@ -215,7 +240,7 @@ def _numbers(path: Path, column: pa.Array, line: np.ndarray | None) -> np.ndarra
     bad = ~(np.abs(values) <= np.finfo(np.float32).max)
     if bad.any():
         at = int(np.argmax(bad))
-        place = f"{path}, line {line[at]}" if line is not None else f"{path}, row {at + 1}"
+        place = f"{path}, line {line[at]}" if line is not None else f"{path}, row {before + at + 1}"
         raise UserError(f"{place}: the score {column[at].as_py()!r} is not a finite number")
     return values.astype(np.float32)
 

@@ -21,9 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from data.dataset import Dataset, Relevance, Requests
 from data.files import write_json, write_parquet
+from data.parquet_parts import ROWS, write_parts
+from data.progress import bar
 from data.splits import Split
 from experiments.chance import chance as chance_of
 from experiments.config import Protocol
@@ -127,15 +130,28 @@ def write_results(
     write_parquet(folder / "per_request.parquet", pd.DataFrame(columns))
 
     assert evaluated.items is not None and evaluated.scores is not None
-    request, place = np.nonzero(evaluated.items >= 0)
-    predictions = {
-        "request": users[request],
-        "candidate": dataset.catalog.id[evaluated.items[request, place]],
-        "score": evaluated.scores[request, place],
-        "rank": (place + 1).astype(np.int32),
-    }
-    write_parquet(folder / "predictions.parquet", pd.DataFrame(predictions))
+    write_predictions(folder / "predictions.parquet", users, dataset.catalog.id, evaluated.items, evaluated.scores)
     write_json(folder / "metrics.json", metrics)
+
+
+def write_predictions(
+    path: Path, users: np.ndarray, item_id: np.ndarray, items: np.ndarray, scores: np.ndarray
+) -> None:
+    """A row for each item [R, K] that is not -1: user id [R], item id, score and rank."""
+    found = np.flatnonzero(items >= 0)
+
+    def part(start: int) -> pa.Table:
+        pair = found[start : start + ROWS]
+        request, place = np.divmod(pair, items.shape[1])
+        columns = {
+            "request": users[request],
+            "candidate": item_id[items.ravel()[pair]],
+            "score": scores.ravel()[pair],
+            "rank": (place + 1).astype(np.int32),
+        }
+        return pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
+
+    write_parts(path, map(part, bar(range(0, max(len(found), 1), ROWS), "writing the predictions")))
 
 
 def target_popularity(dataset: Dataset, split: Split, relevance: Relevance) -> np.ndarray:

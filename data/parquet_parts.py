@@ -1,0 +1,59 @@
+"""Parquet files of any size: a part of the rows, which is a row group of the file, is in memory at a time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.errors import UserError
+from data.progress import bar
+
+ROWS = 2**20  # rows of a part; pyarrow's own choice, so that a file written whole has the same bytes
+PAIRS = 2**23  # candidates of a part where a row is a list
+READ = 2**16  # rows read together
+BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError)  # what a size or a name that is broken raises
+
+
+def write_parts(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Each table becomes a row group. Readers see the old file or the whole new one, never a part."""
+    partial, rest = path.with_name(path.name + ".partial"), iter(tables)
+    first = next(rest)
+    with partial.open("wb") as file:
+        with pq.ParquetWriter(file, first.schema) as writer:
+            for table in itertools.chain([first], rest):
+                writer.write_table(table, row_group_size=max(len(table), 1))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+        if file.metadata.num_rows > 1_000_000 + 10 * path.stat().st_size:
+            raise pa.ArrowInvalid(f"{file.metadata.num_rows:,} rows in so small a file")
+        _ = file.schema_arrow.names
+        return file
+    except BROKEN as error:
+        raise UserError(f"{path} is not a parquet file ({_line(error)}); give another path") from None
+
+
+def read_parts(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
+    """At least one table, which may be empty."""
+    n_rows = file.metadata.num_rows
+    if not n_rows:
+        yield file.schema_arrow.empty_table().select(columns)
+    try:
+        for batch in bar(file.iter_batches(READ, columns=columns), f"reading {path.name}", n_rows // READ + 1):
+            yield pa.Table.from_batches([batch])
+    except BROKEN as error:
+        raise UserError(f"{path} is a damaged parquet file ({_line(error)}); give another path") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
