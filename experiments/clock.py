@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+log = logging.getLogger(__name__)
+SLOW = 5.0  # seconds; a stage that takes longer says what it took
 
 
 class Clock:
@@ -20,10 +24,13 @@ class Clock:
         start_peak_again()
         started = time.perf_counter()
         yield
+        seconds, peak = time.perf_counter() - started, peak_memory_mb()
+        if seconds > SLOW:
+            log.info("  %s: %.0f s, at most %s MB", stage, seconds, f"{peak:,.0f}")
         before = self.stages.get(stage, {"seconds": 0.0, "peak_memory_mb": 0.0})
         self.stages[stage] = {
-            "seconds": round(before["seconds"] + time.perf_counter() - started, 2),
-            "peak_memory_mb": max(before["peak_memory_mb"], peak_memory_mb()),
+            "seconds": round(before["seconds"] + seconds, 2),
+            "peak_memory_mb": max(before["peak_memory_mb"], peak),
         }
 
     @property

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from data.progress import bar
+
 ALPHA = 0.05
 RESAMPLES = 2_000
 PERMUTATIONS = 10_000
@@ -38,7 +40,7 @@ def bootstrap_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tu
     n = len(values)
     chunk = max(1, CHUNK // max(n, 1))
     means = []
-    for start in range(0, RESAMPLES, chunk):
+    for start in bar(range(0, RESAMPLES, chunk), "resampling requests"):
         rows = np.arange(min(chunk, RESAMPLES - start))[:, None]
         drawn = rng.integers(0, n, size=(len(rows), n)) + rows * n
         counts = np.bincount(drawn.ravel(), minlength=len(rows) * n).reshape(len(rows), n)
@@ -65,7 +67,7 @@ def permutation_p(differences: np.ndarray, seed: int) -> np.ndarray:
         return np.ones(differences.shape[1])
     observed = abs(moving.sum(axis=0)) - ROUNDING * abs(moving).sum(axis=0)
     chunk, extreme = max(1, CHUNK // len(moving)), np.zeros(differences.shape[1], dtype=np.int64)
-    for start in range(0, PERMUTATIONS, chunk):
+    for start in bar(range(0, PERMUTATIONS, chunk), "flipping signs"):
         signs = rng.integers(0, 2, size=(min(chunk, PERMUTATIONS - start), len(moving)), dtype=np.int8)
         extreme += (abs((2 * signs - 1).astype(np.float64) @ moving) >= observed).sum(axis=0)
     return (extreme + 1) / (PERMUTATIONS + 1)
