@@ -30,6 +30,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from experiments.config import configure
     from experiments.diagnostics import Undiagnosed
     from experiments.summary import show
+    from experiments.sync import mirror_the_rest
 
     run = processes.run_of(Path(cfg.run))
     experiment = configure(cfg)
@@ -37,7 +38,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     dataset = stages.load(experiment)
     evaluation = processes.run_of(run.folder / "evaluations" / experiment.identity(dataset))
     with evaluation.lock(experiment.root):
-        if not processes.agreed(evaluation.complete and not experiment.force):
+        if processes.agreed(evaluation.complete and not experiment.force):
+            mirror_the_rest(evaluation.folder, experiment.tracker)
+        else:
             record = run.training
             notes = compare(record, stages.trained_on(experiment, dataset))
             data = stages.open_data(experiment, dataset)

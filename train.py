@@ -54,12 +54,14 @@ def run_one(experiment: Experiment, dataset: Dataset) -> Path:
     """One run, unless it is finished; returns its folder."""
     from experiments import processes, stages
     from experiments.conclude import conclude
+    from experiments.sync import mirror_the_rest
 
     run = processes.run_of(experiment.root / "runs" / experiment.name(dataset))
     with run.lock(experiment.root):
         if processes.agreed(run.complete and not experiment.force):
             other = "" if run.same_code else ", made by another version of the code"
             print(f"{run.folder.name} is finished already{other} (force=true redoes it).")
+            mirror_the_rest(run.folder, experiment.tracker)
         else:
             data = stages.open_data(experiment, dataset)  # split, candidates, evaluators
             diagnosis = stages.diagnosis_of(experiment, data)

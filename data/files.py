@@ -11,6 +11,8 @@ import io
 import itertools
 import json
 import os
+import platform
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import yaml
 from filelock import FileLock
 
@@ -27,6 +30,7 @@ from data.progress import bar
 
 csv.field_size_limit(1 << 30)  # by default a text of more than 131,072 characters is an error
 PART = 2**24  # letters parsed together
+HOST = re.sub(r"[^\w-]", "-", platform.node())  # in the names of partial files: process ids are a machine's own
 SAFE_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser of `yaml.safe_load`, where there is one
 READABLE = {"int64": "a whole number", "float64": "a finite number", "str": "a text that is not empty"}
 
@@ -62,12 +66,25 @@ def _sha256_of(path: Path, *version: int) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Readers see the old file or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    for left, pid in partials(path):
+        if not psutil.pid_exists(pid):
+            left.unlink(missing_ok=True)
+    partial = path.with_name(f"{path.name}.{HOST}-{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partials(path: Path) -> list[tuple[Path, int]]:
+    """What processes of this machine are writing to `path`, or were when they were killed, and their ids."""
+    ours = re.compile(rf"{re.escape(path.name)}\.{re.escape(HOST)}-(\d+)\.partial")
+    beside = path.parent.iterdir()
+    return [(other, int(found[1])) for other in beside if (found := ours.fullmatch(other.name))]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,13 +23,16 @@ def write_parts(path: Path, tables: Iterable[pa.Table]) -> None:
     """Each table becomes a row group. Readers see the old file or the whole new one, never a part."""
     partial, rest = path.with_name(path.name + ".partial"), iter(tables)
     first = next(rest)
-    with partial.open("wb") as file:
-        with pq.ParquetWriter(file, first.schema) as writer:
-            for table in itertools.chain([first], rest):
-                writer.write_table(table, row_group_size=max(len(table), 1))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            with pq.ParquetWriter(file, first.schema) as writer:
+                for table in itertools.chain([first], rest):
+                    writer.write_table(table, row_group_size=max(len(table), 1))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from data.errors import UserError
+from experiments.disk_full import no_space
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +63,7 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, for deterministic kernels
+    logging.raiseExceptions = False  # or a log on a full disk prints a traceback for each of its lines
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun, accelerate launch
         if program() not in ("train.py", "evaluate.py"):
             print(f"error: {program()} runs in one process; start it without torchrun", file=sys.stderr)
@@ -82,24 +84,26 @@ def launch(main: Callable[[], Any]) -> None:
             sweep.raise_failed()
         if left_out:
             raise UserError(f"{len(left_out)} jobs of the sweep were left out; see above")
-    except (
-        UserError,
-        HydraException,
-        OmegaConfBaseException,
-        OSError,
-        YAMLError,
-    ) as error:  # OSError: no space, no permission
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))
-    except RuntimeError as error:
-        if not (found := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)\.", str(error))):
+    except Exception as error:
+        if (said := told(error)) is None:
             raise
-        how = PLUGINS.get(found[1], f"pip install hydra-{found[1].replace('_', '-')}")
-        print(f"error: hydra_{found[1]} is not installed; {how}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {said}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+
+
+def told(error: Exception) -> str | None:
+    """In one sentence what the user can mend, a full disk among it; None: it is a bug."""
+    if full := no_space(error):
+        return full
+    if isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError | YAMLError):
+        return sentence(error)
+    if found := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)\.", str(error)):
+        how = PLUGINS.get(found[1], f"pip install hydra-{found[1].replace('_', '-')}")
+        return f"hydra_{found[1]} is not installed; {how}"
+    return None
 
 
 _hydras_check = Sweeper.validate_batch_is_legal
@@ -166,8 +170,13 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def run_alone(task: Callable[[Any], Any], cfg: Any) -> Any:
     try:
         return task(cfg)
-    except (UserError, OmegaConfBaseException) as error:
-        failed.append(error)
+    except Exception as error:
+        if full := no_space(error, places(cfg)):
+            failed.append(UserError(full))
+        elif isinstance(error, UserError | OmegaConfBaseException):
+            failed.append(error)
+        else:
+            raise
         return None
 
 
@@ -178,13 +187,19 @@ def run_job(task: Callable[[Any], Any], cfg: Any) -> Any:
     words = " ".join(HydraConfig.get().overrides.task)
     try:
         return searched(cfg, task(cfg))
-    except (UserError, OmegaConfBaseException) as error:
-        said = f"{sentence(error)} ({words})"
-        log.error("job failed: %s", said)
-        raise JobFailed(said, getattr(error, "exit_code", 2)) from None
     except (Exception, SystemExit) as error:
+        full = no_space(error, places(cfg))
+        if full or isinstance(error, UserError | OmegaConfBaseException):
+            said = f"{full or sentence(error)} ({words})"
+            log.error("job failed: %s", said)
+            raise JobFailed(said, 2 if full else getattr(error, "exit_code", 2)) from None
         log.exception("job failed: %r", error)
         raise JobFailed(f"{type(error).__name__}: {sentence(error)} ({words})", 1) from None
+
+
+def places(cfg: Any) -> list[Path]:
+    """Where a command writes."""
+    return [Path(str(place)) for place in (OmegaConf.select(cfg, "paths") or {}).values()]
 
 
 def searched(cfg: Any, result: Any) -> Any:

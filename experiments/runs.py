@@ -70,6 +70,7 @@ class Run:
     def start(self, resolved: dict[str, Any], force: bool, tracker: Tracker) -> Iterator[None]:
         """Makes the folder, or takes up an incomplete one, and keeps the tracker informed of the end."""
         if force and self.folder.exists():
+            (self.folder / "manifest.json").unlink(missing_ok=True)  # half deleted it is not complete
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
@@ -155,11 +156,12 @@ class Run:
         """To continue from they are no longer needed; with `keep` they stay as models, `<run>/checkpoint-*`, without
         the optimizer's state, which is a pickle."""
         for complete in list(self.checkpoints.glob("checkpoint-*/complete")) if keep else []:
-            checkpoint = complete.parent
-            for pattern in STATE:
-                for path in checkpoint.glob(pattern):
-                    path.unlink()
-            checkpoint.replace(self.folder / checkpoint.name)
+            complete.parent.replace(self.folder / complete.parent.name)
+        for pattern in STATE:
+            for path in self.folder.glob(f"checkpoint-*/{pattern}"):
+                path.unlink()
+        for complete in list(self.checkpoints.rglob("complete")):  # half deleted none of them is
+            complete.unlink()
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def best_epoch(self, metric: str) -> float | None:

@@ -147,6 +147,16 @@ def by_sweep(root: Path, folders: list[Path], uri: str) -> dict[Path, list[Path]
     return out
 
 
+def mirror_the_rest(folder: Path, tracker: Any) -> None:
+    """Of a finished run whose mirror was begun and cut off, by a kill after the manifest: the same command ends it."""
+    from experiments.patience import patience_for
+    from experiments.run_mirror import mirrored
+    from experiments.tracking import MLflowTracker, send
+
+    if isinstance(tracker, MLflowTracker) and mirrored(folder, tracker.uri).get("finished") is False:
+        send(folder, tracker, patience_for(tracker.uri))
+
+
 def answers(tracker: Any) -> bool:
     """Whether the server or database is there at all; whatever else goes wrong is no answer to that."""
     from experiments.patience import SENDING, patiently

@@ -58,6 +58,7 @@ def arguments(reranker: Reranker, validated: bool, **extra: Any) -> dict[str, An
         "seed": reranker.seed,
         "save_strategy": "epoch" if strategy == "no" else strategy,
         "save_steps": reranker.trainer.eval_steps or 500,
+        "save_total_limit": None,  # `MarkComplete` deletes old checkpoints
         "load_best_model_at_end": evaluated,
         "greater_is_better": True if evaluated else None,
         "report_to": [],  # the run is ours; `Forward` hands the curves on
@@ -109,7 +110,8 @@ def train(trainer: Trainer, reranker: Reranker, log: Log, chance_loss: float | N
     if trainer.args.eval_strategy != "no" and patience:
         trainer.add_callback(EarlyStopping(patience))
     trainer.remove_callback(PrinterCallback)
-    for callback in (MarkComplete(), Forward(log, chance_loss), Progress(reranker.chance_curve, chance_loss)):
+    trainer.add_callback(MarkComplete(reranker.trainer.save_total_limit))
+    for callback in (Forward(log, chance_loss), Progress(reranker.chance_curve, chance_loss)):
         trainer.add_callback(callback)
     if trainer.args.world_size > 1:
         torch.distributed.barrier()  # none looks while the first still makes the folder ready
@@ -173,11 +175,29 @@ def stopped(state: TrainerState, args: TrainingArguments, patience: int | None) 
 
 
 class MarkComplete(TrainerCallback):
+    """Marks each checkpoint, then deletes the oldest beyond `limit`, never the last or the best, their mark first.
+
+    The Trainer would delete before the new one is marked and leave the mark of an old one for the last: a kill then
+    left a part of a checkpoint that said it was whole.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if args.world_size > 1:  # each process has a state of its own in it
             torch.distributed.barrier()
-        if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / COMPLETE).touch()
+        if not state.is_world_process_zero:
+            return
+        folder = Path(str(args.output_dir))
+        (folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / COMPLETE).touch()
+        steps = sorted(int(path.parent.name.rsplit("-", 1)[1]) for path in folder.glob(f"*/{COMPLETE}"))
+        kept = {state.global_step, state.best_global_step}
+        extra = max(0, len(steps) - self.limit) if self.limit else 0
+        for step in [step for step in steps if step not in kept][:extra]:
+            old = folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+            (old / COMPLETE).unlink()
+            shutil.rmtree(old)
 
 
 class Forward(TrainerCallback):
