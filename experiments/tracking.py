@@ -12,13 +12,14 @@ import logging
 import os
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from experiments.gpus import user
+from experiments.mlflow_database import make_database
 from experiments.patience import SENDING, Patience, patience_for
 from experiments.run_mirror import RunMirror
 
@@ -90,6 +91,7 @@ class MLflowTracker(Tracker):
         who = hashlib.sha256(f"{self.uri} {user()}".encode()).hexdigest()[:16]
         turn = FileLock(Path(tempfile.gettempdir()) / f"rerankers-mlflow-{who}.lock")
         with nullcontext() if self.uri.startswith("http") else turn:
+            make_database(self.uri, lambda uri: replace(self, uri=uri).client())
             client = self.client()
             found = client.get_experiment_by_name(self.experiment)
             if found:

@@ -102,8 +102,9 @@ def chains(reranker: str, settings: Endurance, more: list[str]) -> list[Outcome]
         placed.end()
         moments = Chain(forks, folder / "moments", words(reranker, folder / "moments", *more), folder / "unbroken")
         code, seconds = moments.run()
-        for _ in range(0 if code else RANDOM):
-            moments.kill_after(drawn.uniform(0, seconds))
+        for _ in range(0 if code else 2 * RANDOM):
+            if len(moments.trials) < RANDOM:
+                moments.kill_after(drawn.uniform(0, seconds))
         moments.end()
     faults = dict.fromkeys(stage for stage, _, _ in stages)
     out = [
@@ -133,11 +134,12 @@ class Chain:
         self._look(Trial(stage, f"{place} {nth}"), code)
 
     def kill_after(self, seconds: float) -> None:
-        """Begins anew where the last one had ended."""
-        if (self.root / "runs").exists() and small.results(self.root):
+        """No trial where it ended well before; then the next begins anew."""
+        if small.results(self.root):
             shutil.rmtree(self.root)
         code, took = self.run(seconds=seconds)
-        self._look(Trial("", f"after {took:.2f} s"), code)
+        if code or finished(self.root, self.unbroken):
+            self._look(Trial("", f"after {took:.2f} s"), code)
 
     def end(self) -> None:
         """The command once more, in a process that is no fork. What is wrong then cannot be told from which kill it
