@@ -196,6 +196,9 @@ def test_a_chain_of_kills_on_one_root(tmp_path: Path) -> None:
             assert torn(root) == [], place
             assert not list(root.rglob("manifest.json"))
         assert list(root.rglob("manifest.json.*.partial")), "which the next write clears away"
+        assert forks.run(words, log, place="full:per_request.parquet")[0] == 2
+        assert log.read_text().splitlines()[-1].startswith("error: no space left on")
+        assert torn(root) == []
         assert forks.run(words, log)[0] == 0, log.read_text()
     assert torn(root) + leftovers(root) == []
     expected = json.loads((only_run(tmp_path / "whole") / "metrics.json").read_text())

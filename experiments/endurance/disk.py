@@ -91,9 +91,9 @@ class Disk:
 
     def sweep(self) -> None:
         first = len(self.tried)
-        self._look(self._run("-m", "seed=0,1"), "the jobs of a sweep")
+        self._look(self._run("seed=0,1", flag=["-m"]), "the jobs of a sweep")
         remount(self.root, LARGEST)
-        if code := self._run("-m", "seed=0,1"):
+        if code := self._run("seed=0,1", flag=["-m"]):
             self.tried[first][1].append(f"with room the sweep ended with {code}: {self.log.read_text()[-500:]}")
         found = small.results(self.root)
         if len(found) != 2 or not self.expected.items() <= found.items():
@@ -104,8 +104,8 @@ class Disk:
             self._look(self._run(place=place), stage)
         self._end(self._run())
 
-    def _run(self, *more: str, **ask: Any) -> int:
-        return self.forks.run(["train.py", *self.given, *more], self.log, **ask)[0]
+    def _run(self, *more: str, flag: list[str] | None = None, **ask: Any) -> int:
+        return self.forks.run(["train.py", *(flag or []), *self.given, *more], self.log, **ask)[0]
 
     def _reached(self) -> str:
         return next(
