@@ -42,6 +42,7 @@ OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True
 
 left_out: list[str] = []  # the jobs of a sweep that could not be composed
 failed: list[Exception] = []  # of a single run
+places: list[Path] = []  # where the command writes
 sweeps: list[Any] = []  # the sweep that this process has planned, see `experiments.sweeps`
 
 
@@ -96,7 +97,7 @@ def launch(main: Callable[[], Any]) -> None:
 
 def told(error: Exception) -> str | None:
     """In one sentence what the user can mend, a full disk among it; None: it is a bug."""
-    if full := no_space(error):
+    if not isinstance(error, JobFailed) and (full := no_space(error, [*places, *(sweep.root for sweep in sweeps)])):
         return full
     if isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError | YAMLError):
         return sentence(error)
@@ -162,6 +163,7 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
         if launch.sweeping() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise UserError("torchrun trains one run; start a sweep without it, or name one job and hydra.mode=RUN")
+        launch.places[:] = [Path(str(place)) for place in (OmegaConf.select(cfg, "paths") or {}).values()]
         return launch.run_job(task, cfg) if launch.sweeping() else launch.run_alone(task, cfg)
 
     return wrapped
@@ -171,7 +173,7 @@ def run_alone(task: Callable[[Any], Any], cfg: Any) -> Any:
     try:
         return task(cfg)
     except Exception as error:
-        if full := no_space(error, places(cfg)):
+        if full := no_space(error, places):
             failed.append(UserError(full))
         elif isinstance(error, UserError | OmegaConfBaseException):
             failed.append(error)
@@ -188,18 +190,13 @@ def run_job(task: Callable[[Any], Any], cfg: Any) -> Any:
     try:
         return searched(cfg, task(cfg))
     except (Exception, SystemExit) as error:
-        full = no_space(error, places(cfg))
+        full = no_space(error, places)
         if full or isinstance(error, UserError | OmegaConfBaseException):
             said = f"{full or sentence(error)} ({words})"
             log.error("job failed: %s", said)
             raise JobFailed(said, 2 if full else getattr(error, "exit_code", 2)) from None
         log.exception("job failed: %r", error)
         raise JobFailed(f"{type(error).__name__}: {sentence(error)} ({words})", 1) from None
-
-
-def places(cfg: Any) -> list[Path]:
-    """Where a command writes."""
-    return [Path(str(place)) for place in (OmegaConf.select(cfg, "paths") or {}).values()]
 
 
 def searched(cfg: Any, result: Any) -> Any:

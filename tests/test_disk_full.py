@@ -78,16 +78,21 @@ def test_a_command_and_a_job_of_a_sweep_end_in_the_sentence_and_with_2(
         raise error
 
     cfg = OmegaConf.create({"paths": {"root": str(tmp_path), "cache": str(tmp_path / "cache")}})
+    monkeypatch.setattr(launch, "places", [])
+    free = {tmp_path: 10}
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free.get(place, 1 << 40)))
     monkeypatch.setattr(launch, "failed", [])
-    launch.run_alone(task, cfg)
+    monkeypatch.setattr(launch, "sweeping", lambda: False)
+    launch.job(task)(cfg)
     (said,) = launch.failed
-    assert "no space left on" in str(said)
+    assert str(said).startswith(f"no space left on {tmp_path}:")
     hydra = SimpleNamespace(overrides=SimpleNamespace(task=["seed=0"]))
     monkeypatch.setattr(launch.HydraConfig, "get", lambda: hydra)
     monkeypatch.setattr("experiments.gpus.take", lambda: None)
     with pytest.raises(launch.JobFailed, match=r"no space left on .* it continues \(seed=0\)") as raised:
         launch.run_job(task, cfg)
     assert raised.value.exit_code == 2
+    assert launch.told(raised.value) == str(raised.value)
     assert "Traceback" not in caplog.text
 
 
