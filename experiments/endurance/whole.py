@@ -13,7 +13,7 @@ MADE = (
     "config.yaml overrides.yaml environment.json metrics.json cost.json per_request.parquet predictions.parquet "
     "curves.jsonl model/training.json"
 ).split()
-CHECKPOINT = "optimizer.pt scheduler.pt rng_state.pth trainer_state.json training_args.bin".split()
+CHECKPOINT = "optimizer.pt scheduler.pt rng_state.pth trainer_state.json".split()  # what each Trainer here writes
 COPIES = "mlartifacts"
 RUNS = (
     "SELECT runs.run_uuid, status, artifact_uri FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
