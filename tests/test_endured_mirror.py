@@ -42,11 +42,12 @@ def test_points_that_were_sent_before_a_kill_are_not_sent_again_with_another_tim
         for step in (1, 2):
             tracker.points(run.log({"epoch": 0.1, "train_loss": 1.0 / step}, step))
         tracker._flush()
+        tracker.points(run.log({"train_loss": 0.4, "epoch": 0.2}, 3))  # in the buffer when the kill comes
         write_json(run.folder / "mlflow.json", read_json(run.folder / "mlflow.json") | {"sent": {}})  # as if killed
         tracker.start(run.folder)
-        for step in (1, 2, 3):  # trained again from nothing, at other times
+        for step in (1, 2, 4):  # trained again from nothing, at other times
             tracker.points(run.log({"epoch": 0.1, "train_loss": 1.0 / step}, step))
         tracker._flush()
-        for name, steps in (("curve/train_loss", [1, 2, 3]), ("curve/epoch", [1, 2, 3])):
+        for name, steps in (("curve/train_loss", [1, 2, 3, 4]), ("curve/epoch", [1, 2, 3, 4])):
             history = tracker._client().get_metric_history(tracker.state["run_id"], name)
             assert sorted(point.step for point in history) == steps
