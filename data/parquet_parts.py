@@ -48,14 +48,15 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 def read_parts(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
     """At least one table, which may be empty."""
-    n_rows = file.metadata.num_rows
-    if not n_rows:
-        yield file.schema_arrow.empty_table().select(columns)
+    empty, n_rows = True, file.metadata.num_rows
     try:
         for batch in bar(file.iter_batches(READ, columns=columns), f"reading {path.name}", n_rows // READ + 1):
+            empty = False
             yield pa.Table.from_batches([batch])
     except BROKEN as error:
         raise UserError(f"{path} is a damaged parquet file ({_line(error)}); give another path") from None
+    if empty:
+        yield file.schema_arrow.empty_table().select(columns)
 
 
 def _line(error: Exception) -> str:

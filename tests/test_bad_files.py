@@ -9,8 +9,9 @@ import pytest
 
 from data.errors import LONGEST, UserError
 from data.feature_files import check_sizes, encoder_of
-from data.files import read_json, read_rows, read_text
+from data.files import read_json, read_text
 from data.image_features import _read
+from data.rows import read_rows
 from data.run_file import read_run_file
 from data.sources import record_lines
 from data.sources.movielens import MovieLens100K

@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from data import candidate_file, files, parquet_parts, progress
+from data import candidate_file, parquet_parts, progress, rows
 from data.candidates import retrieve
 from data.dataset import Dataset
 from data.errors import UserError
-from data.files import read_rows
 from data.filters import drop_duplicates, k_core
 from data.parquet_parts import write_parts
 from data.ranking import best, best_linked, rows_together
 from data.retrievers import Markov
+from data.rows import read_rows
 from data.run_file import RunFile, read_run_file
 from data.sources.movielens import MovieLens100K
 from data.splits import LeaveOneOut, Phase
@@ -167,7 +167,7 @@ def test_rows_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path, lines = tmp_path / "u.data", [f"{n % 7}\ti{n}\t{n / 4}\t{10**9 + n}" for n in range(50)]
     path.write_text("\n".join([*lines[:20], "", *lines[20:]]) + "\n")
     whole = read_rows(path, "\t", COLUMNS, "error", [])
-    monkeypatch.setattr(files, "PART", 40)
+    monkeypatch.setattr(rows, "PART", 40)
     pd.testing.assert_frame_equal(read_rows(path, "\t", COLUMNS, "error", []), whole)
     assert len(whole) == 50
     lines[33], lines[41] = "1\ti33\tgood\t1", "1\ti41"

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.dataset import Dataset, Ragged
+from data.download import download
 from data.errors import UserError
-from data.files import download, file_sha256, read_rows
+from data.files import file_sha256
 from data.filters import drop_duplicates, drop_ratings_below, k_core
+from data.rows import read_rows
 from data.sources.demo import Demo
 from data.sources.movielens import MovieLens100K
 from data.splits import LeaveOneOut, Split, Temporal

@@ -123,7 +123,7 @@ def test_a_chat_template_reaches_nothing_but_its_messages(attempt: str, checkpoi
     [
         ("reranker", "os.system"),
         ("reranker", "builtins.eval"),
-        ("reranker", "data.files.download"),  # a function
+        ("reranker", "data.download.download"),  # a function
         ("reranker", "experiments.runs.subprocess.Popen"),  # a class that a module of ours has imported
         ("reranker", "rerankers.training.TrainingArguments"),  # even a dataclass
         ("reranker", "rerankers.base.Reranker.__init__"),

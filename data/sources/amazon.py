@@ -18,10 +18,12 @@ import numpy as np
 import pandas as pd
 
 from data.dataset import Dataset
+from data.download import download
 from data.errors import UserError, in_range
-from data.files import READABLE, download, existing_folder, file_sha256
+from data.files import existing_folder, file_sha256
 from data.pictures import fetch_pictures
 from data.progress import download_bar
+from data.rows import READABLE
 from data.sources.item_text import clean_markup, names_of, whole
 from data.sources.record_lines import BadRow, read_record_lines
 from data.sources.source import Raw, Source

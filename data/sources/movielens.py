@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from data.download import download
 from data.errors import UserError
-from data.files import download, existing_folder, file_sha256, read_json, read_rows, write_atomically, write_json
+from data.files import existing_folder, file_sha256, read_json, write_atomically, write_json
 from data.progress import download_bar
+from data.rows import read_rows
 from data.sources.source import Raw, Source
 
 GENRES = (

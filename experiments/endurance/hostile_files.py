@@ -17,7 +17,7 @@ from experiments.endurance.outcome import Endurance, Outcome
 
 WHAT = "a file's code was run, or the refusal was no sentence"
 TARGETS = {
-    "reranker": ["os.system", "builtins.eval", "data.files.download", "experiments.runs.subprocess.Popen"],
+    "reranker": ["os.system", "builtins.eval", "data.download.download", "experiments.runs.subprocess.Popen"],
     "dataset": ["subprocess.Popen", "rerankers.bert4rec.BERT4Rec"],
     "tracking": ["os.system"],
     "protocol.split": ["os.system"],

@@ -62,9 +62,9 @@ def refuse() -> None:
 
 def arm(place: str, nth: int) -> None:
     """Patches the running interpreter, before the product is imported."""
-    import experiments.tracking
+    import experiments.run_mirror
 
-    experiments.tracking.BATCH = POINTS
+    experiments.run_mirror.BATCH = POINTS
     death = Death(nth)
     kind, _, what = place.partition(":")
     if kind in ("half", "full"):

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def check_dataset(dataset: Dataset, rated: bool = True) -> None:
 def loaded(source: Source, folder: Path) -> tuple[Raw, Dataset]:
     """What was read, and the dataset of it; the files are read once."""
     raw = source.read(folder)
-    source.read = lambda data_dir: raw  # type: ignore[method-assign]
+    source.read = lambda data_dir: replace(raw)  # type: ignore[method-assign]
     return raw, source.load(folder)
 
 
