@@ -39,7 +39,7 @@ def build(node: dict[str, Any], where: str, **built: Any) -> Any:
         cls = get_class(target)
     except Exception as error:
         raise UserError(f"{where}._target_={target} cannot be imported ({' '.join(str(error).split())})") from None
-    if not cls.__module__.startswith(OWN) or not is_dataclass(cls) or not hasattr(cls, KINDS[where]):
+    if not f"{cls.__module__}.".startswith(OWN) or not is_dataclass(cls) or not hasattr(cls, KINDS[where]):
         raise UserError(f"{where}._target_={target} is no {where} of this project; choose one of conf/{where}")
     return checked(cls, node, where, **built)
 

@@ -13,8 +13,10 @@ from tiny_pairs import asked, folder_of, make, nothing, weights, words_of
 from tiny_passages import folded, generated
 
 from data.dataset import Dataset
+from data.errors import UserError
 from data.splits import Split
 from data.text_retrievers import BM25
+from experiments.runs import STATE
 from rerankers.cross_encoder.cross_encoder import CrossEncoderReranker
 from rerankers.cross_encoder.dev_metrics import told_apart
 from rerankers.cross_encoder.network import Scratch
@@ -171,6 +173,11 @@ def test_a_checkpoint_is_a_model(data: tuple[Dataset, Split], tmp_path: Path) ->
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in checkpoint.iterdir()}
     assert not {"README.md", "training_args.bin"} & {path.name for path in checkpoint.iterdir()}
     requests = asked(dataset, split)
+    with pytest.raises(UserError, match=r"holds \w+\.pth?, a pickle, and is not opened"):
+        make(tmp_path / "other", checkpoint, epochs=0).build(dataset, split)
+    for pattern in STATE:  # as it is kept when the training ends
+        for path in checkpoint.glob(pattern):
+            path.unlink()
     taken = make(tmp_path / "other", checkpoint, epochs=0)
     taken.build(dataset, split)
     assert np.array_equal(taken.score(requests), reranker.score(requests))

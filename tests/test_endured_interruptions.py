@@ -75,9 +75,9 @@ def test_an_old_checkpoint_loses_its_mark_after_the_new_one_has_its_own(
 
     monkeypatch.setattr(shutil, "rmtree", killed)
     state = SimpleNamespace(global_step=9, best_global_step=3, is_world_process_zero=True)
-    MarkComplete(2).on_save(SimpleNamespace(output_dir=tmp_path), state, None)  # type: ignore[arg-type]
+    MarkComplete(2).on_save(SimpleNamespace(output_dir=tmp_path, world_size=1), state, None)  # type: ignore[arg-type]
     assert whole == [{"checkpoint-3", "checkpoint-9"}]
-    MarkComplete(None).on_save(SimpleNamespace(output_dir=tmp_path), state, None)  # type: ignore[arg-type]
+    MarkComplete(None).on_save(SimpleNamespace(output_dir=tmp_path, world_size=1), state, None)  # type: ignore[arg-type]
     assert len(whole) == 1, "without a limit all stay"
 
 
@@ -116,8 +116,8 @@ def test_the_same_command_ends_a_mirror_that_was_cut_off_after_the_manifest(
 ) -> None:
     words = [*QUICK, "tracking=mlflow", f"tracking.uri={uri}"]
     with monkeypatch.context() as patched:
-        final = "experiments.tracking.MLflowTracker._final"
-        patched.setattr(final, lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        finish = "experiments.run_mirror.RunMirror.finish"
+        patched.setattr(finish, lambda self, failed: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(config(*words))
     assert Run(only_run(tmp_path)).complete

@@ -184,7 +184,6 @@ def test_hostile_files_end_in_a_sentence(tmp_path: Path) -> None:
     for corpus, problem in (
         ("STT,Văn bản\n1,a\0b\n", "line 2: a NUL byte"),
         ('STT,Văn bản\n1,"never closed\n2,x\n', "line 2: not a CSV record .*is a closing quote missing"),
-        ("STT,Văn bản\n1," + "x" * 200_000 + "\n", "line 2: not a CSV record .field larger than field limit"),
     ):
         with pytest.raises(UserError, match=problem):
             load(tmp_path, corpus)

@@ -8,6 +8,7 @@ Each is a process of its own, which ends, or is killed, alone.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -53,7 +54,7 @@ class Forks:
 
 def serve() -> None:
     for name in IMPORTED:
-        __import__(name)
+        importlib.import_module(name)
     for line in sys.stdin:
         ask, started = json.loads(line), time.monotonic()
         if not (child := os.fork()):

@@ -76,5 +76,5 @@ def tokenizers_for(kind: str, texts: Sequence[str]) -> dict[str, Any]:
     shared = os.environ.get("RERANK_SHARED_DATA")
     for name in REAL[kind] if shared else ():
         if (folder := Path(str(shared), "tokenizers", name)).is_dir():
-            found[name] = AutoTokenizer.from_pretrained(folder)
+            found[name] = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return found
