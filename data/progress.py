@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -21,7 +22,7 @@ def bar(steps: Iterable[T], description: str, total: int | None = None) -> Itera
     """Yields the steps; after two seconds a bar shows how far it is. `total`: of steps that have no length."""
     started, shown = time.perf_counter(), None
     total, drawn = len(steps) if isinstance(steps, Sized) else total, started
-    terminal, said = sys.stderr.isatty(), started
+    terminal, said = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0", started  # one bar of all processes
     try:
         for done, step in enumerate(steps):
             if (now := time.perf_counter()) - drawn > REDRAWN:

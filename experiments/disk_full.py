@@ -18,11 +18,13 @@ LITTLE = 1 << 20  # bytes: so few are left when it did for want of space
 def no_space(error: BaseException, places: list[Path] | None = None) -> str | None:
     """The sentence if `error`, or what it was raised for, is a full disk. `places`: where the command writes; where
     the error names no file, the one with the least space is told."""
-    places = [place for given in (*(places or [Path()]), Path(tempfile.gettempdir())) for place in [existing(given)]]
-    fullest = min(places, key=lambda place: shutil.disk_usage(place).free)
     for cause in causes(error):
-        unexplained = WITHOUT_REASON in str(cause) and shutil.disk_usage(fullest).free < LITTLE
-        if (isinstance(cause, OSError) and cause.errno in FULL) or SAID.search(str(cause)) or unexplained:
+        plain = (isinstance(cause, OSError) and cause.errno in FULL) or SAID.search(str(cause))
+        if not plain and WITHOUT_REASON not in str(cause):
+            continue
+        here = [existing(place) for place in (*(places or [Path()]), Path(tempfile.gettempdir()))]
+        fullest = min(here, key=lambda place: shutil.disk_usage(place).free)
+        if plain or shutil.disk_usage(fullest).free < LITTLE:
             where = getattr(cause, "filename", None) or fullest
             return f"no space left on {where}: free some and repeat the command; it continues"
     return None
@@ -35,6 +37,9 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def existing(place: Path) -> Path:
-    """The folder itself, or the nearest above it that is there."""
-    place = place.expanduser().resolve()
-    return next(folder for folder in (place, *place.parents) if folder.exists())
+    """The folder itself, or the nearest above it that is there; of a path that cannot be one, where we are."""
+    try:
+        place = place.expanduser().resolve()
+        return next(folder for folder in (place, *place.parents) if folder.exists())
+    except (OSError, RuntimeError, ValueError):
+        return Path.cwd()

@@ -15,6 +15,7 @@ import importlib
 import tempfile
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -75,7 +76,17 @@ def side_by_side(cases: list[str], settings: Endurance, scratch: Path, processes
         for case in cases:
             (folder := scratch / case).mkdir()
             jobs[pool.submit(outcomes_of, case, replace(settings, scratch=folder))] = case
-        return {jobs[done]: done.result() for done in as_completed(jobs)}
+        return {jobs[done]: ended(jobs[done], done) for done in as_completed(jobs)}
+
+
+def ended(case: str, done: Future[list[Outcome]]) -> list[Outcome]:
+    """A case whose process was killed, for its memory say, is an outcome, and the others go on."""
+    from experiments.endurance.outcome import Outcome
+
+    try:
+        return done.result()
+    except BrokenProcessPool as error:
+        return [Outcome(f"{case} as a whole", 1, 0, "the case itself", failures=[repr(error)])]
 
 
 def outcomes_of(case: str, settings: Endurance) -> list[Outcome]:

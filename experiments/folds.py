@@ -46,7 +46,9 @@ def fold_of(cfg: DictConfig, fold: int) -> Experiment:
     """The ordinary run of one fold: the same config with `protocol.fold`."""
     own = copy.deepcopy(cfg)
     own.protocol.fold = fold
-    return configure(own)
+    experiment = configure(own)
+    processes.follow(experiment)
+    return experiment
 
 
 def pooled(

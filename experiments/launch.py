@@ -40,6 +40,7 @@ OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
 
 
+LEFT_ALONE = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer")  # what torch.distributed says
 left_out: list[str] = []  # the jobs of a sweep that could not be composed
 failed: list[Exception] = []  # of a single run
 places: list[Path] = []  # where the command writes
@@ -101,6 +102,8 @@ def told(error: Exception) -> str | None:
         return full
     if isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError | YAMLError):
         return sentence(error)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and LEFT_ALONE.search(str(error)):
+        return "another of the processes has ended, with an error of its own"
     if found := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)\.", str(error)):
         how = PLUGINS.get(found[1], f"pip install hydra-{found[1].replace('_', '-')}")
         return f"hydra_{found[1]} is not installed; {how}"

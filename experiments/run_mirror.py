@@ -58,10 +58,9 @@ class RunMirror:
 
     def points(self, points: list[dict[str, Any]]) -> None:
         """Sent every 10 s; a server that is down is asked again every minute."""
-        self.buffer += points
-        if len(self.buffer) > HELD:
-            self.behind = True
-            self.buffer.clear()
+        self.behind |= len(self.buffer) > HELD
+        if not self.behind:  # else they are read from the file, where they stand already
+            self.buffer += points
         waited = time.monotonic() - self.tried_at
         if not self.asked and (waited > (LATER if self.down else SECONDS) or len(self.buffer) >= BATCH):
             self._give(self._catch_up)
@@ -182,10 +181,11 @@ class RunMirror:
         from mlflow.entities import Metric
 
         self._open()
-        if self.behind:
-            self.behind = False
-            self.buffer[:0] = read_curves(self.folder)  # training may be adding to its end
-        while self.buffer:
+        while self.buffer or self.behind:
+            if self.behind:
+                self.buffer.clear()  # the file has these too
+                self.behind = False  # from here on training adds to the buffer's end
+                self.buffer[:0] = read_curves(self.folder)
             part = self.buffer[:BATCH]
             sent, metrics = dict(self.sent), []
             for p in part:

@@ -17,6 +17,7 @@ from experiments import processes
 from experiments.config import configure
 from experiments.endurance.processes import LOSS, METRIC, differences, torchrun
 from experiments.endurance.small import environment, words
+from experiments.folds import fold_of
 from experiments.launch import ROOT
 from experiments.tracking import NullTracker
 
@@ -26,9 +27,7 @@ def two(*line: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_each_scores_its_share_and_all_get_all(tmp_path: Path) -> None:
-    line = torchrun(str(tmp_path))
-    line[line.index("train.py")] = "tests/two_shares.py"
-    done = two(*line)
+    done = two(*torchrun("tests/two_shares.py", str(tmp_path)))
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert (first["asked"], second["asked"]) == ([0, 0, 0, 2, 4], [1, 1, 3]), "of 1, 2 and 5 requests"
@@ -42,7 +41,7 @@ def test_two_processes_train_like_one_with_their_batches_together(tmp_path: Path
     undrawn = ["reranker.dropout=0", "reranker.random_crop=0", "dataset.n_users=128", "trainer.learning_rate=3e-3"]
     given = {n: words("sasrec", tmp_path / str(n), *undrawn) for n in (1, 2)}
     alone = command("train.py", *given[1], "trainer.per_device_train_batch_size=16")
-    together = two(*torchrun(*given[2]))
+    together = two(*torchrun("train.py", *given[2]))
     assert alone.returncode == together.returncode == 0, together.stderr
     one, both = only_run(tmp_path / "1"), only_run(tmp_path / "2")
     loss, metric = differences(one, both)
@@ -51,7 +50,7 @@ def test_two_processes_train_like_one_with_their_batches_together(tmp_path: Path
     assert together.stdout.count("Cost: ") == 1 and "2 processes" in together.stdout
     assert {path.name for path in one.iterdir()} == {path.name for path in both.iterdir()}
     assert len(list((tmp_path / "2" / "outputs").glob("*/*"))) == 1
-    again = two(*torchrun(*given[2]))
+    again = two(*torchrun("train.py", *given[2]))
     assert again.returncode == 0 and "is finished already" in again.stdout
 
 
@@ -72,6 +71,8 @@ def test_all_but_the_first_write_nothing(
         run.save_model(lambda folder: folder.mkdir(), {})
         run.put_checkpoints_away(keep=True)
     assert not list(tmp_path.iterdir())
+    folds = config("protocol=query_folds", "dataset=demo_passages", "tracking=mlflow", small=False)
+    assert isinstance(fold_of(folds, 0).tracker, NullTracker), "each fold is configured anew"
     monkeypatch.setenv("RANK", "0")
     assert type(processes.run_of(tmp_path / "run")) is not processes.Follower
 
@@ -89,6 +90,8 @@ def test_what_runs_in_one_process_is_refused_in_several(
 
 
 def test_a_sweep_is_refused_in_several_processes(tmp_path: Path) -> None:
-    refused = two(*torchrun("-m", "reranker=random", "seed=0,1", f"paths.root={tmp_path}", "tracking=none"))
+    refused = two(
+        *torchrun("train.py", "-m", "reranker=random", "seed=0,1", f"paths.root={tmp_path}", "tracking=none")
+    )
     assert refused.returncode == 1 and "torchrun trains one run; start a sweep without it" in refused.stderr
     assert not (tmp_path / "runs").exists()

@@ -14,6 +14,7 @@ from data.files import read_json, write_json
 from experiments.curves import read_curves
 from experiments.endurance.mirrored_once import differences
 from experiments.patience import Patience
+from experiments.run_mirror import RunMirror
 from experiments.sync import sync, unsent
 from experiments.tracking import MLflowTracker, send
 
@@ -195,3 +196,39 @@ def test_sync_ends_at_a_server_that_hangs(
     with pytest.raises(UserError, match=r"0 runs sent, then .* did not answer at demo-bert4rec-.*, 1 runs not tried"):
         sync(config("tracking=mlflow", f"tracking.uri={uri}", small=False, name="sync"))
     release.set()
+
+
+def test_points_beyond_what_is_held_are_read_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call hangs while training goes on fast; what comes meanwhile and after is sent, each point once."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr("experiments.run_mirror.HELD", 30)
+    monkeypatch.setattr("experiments.run_mirror.BATCH", 10)
+    monkeypatch.setattr("experiments.run_mirror.SECONDS", 0.0)
+    hangs, begun, sent = threading.Event(), threading.Event(), []
+
+    def log_batch(self: Any, run_id: str, metrics: Any = (), **named: Any) -> None:
+        begun.set()
+        hangs.wait(60)
+        sent.extend((metric.key, metric.step) for metric in metrics)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    mirror = RunMirror(MLflowTracker(f"sqlite:///{tmp_path}/none.db"), tmp_path, Patience(60, 60, 1e7), None, None)
+    mirror.opened, mirror.state["run_id"] = True, "r"
+    curve = tmp_path / "curves.jsonl"
+
+    def log(step: int) -> None:
+        point = {"name": "train_loss", "step": step, "epoch": 0.0, "value": 1.0, "timestamp": step}
+        with curve.open("a") as file:
+            file.write(json.dumps(point) + "\n")
+        mirror.points([point])
+
+    log(0)
+    assert begun.wait(60)
+    for step in range(1, 200):
+        log(step)
+        if step == 150:
+            hangs.set()
+    mirror._give(mirror._catch_up)
+    assert mirror._wait()
+    assert [step for name, step in sent if name == "curve/train_loss"] == list(range(200))

@@ -32,11 +32,11 @@ TIMEOUT = 600
 
 
 def torchrun(*given: str) -> list[str]:
+    """`given`: `train.py`, or `-m` and a module, and its words."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    run = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    return command(*run, "train.py", *given)
+    return command("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", *given)
 
 
 def start(line: list[str]) -> subprocess.Popen[str]:
@@ -80,7 +80,9 @@ def like_one_process(reranker: str, scratch: Path) -> Iterator[Outcome]:
     tracked = ["tracking=mlflow", f"tracking.uri=sqlite:///{roots['two']}/mlflow.db"]
     given = {name: words(reranker, root, *exact) for name, root in roots.items()}
     alone = start(command("train.py", *given["one"], "trainer.per_device_train_batch_size=16"))
-    failures = finish(alone, start(torchrun(*given["two"], *tracked)))
+    (notes := scratch / f"{reranker}-written").mkdir()
+    noted = ["-m", "experiments.endurance.writers", str(notes)]
+    failures = finish(alone, start(torchrun(*noted, "train.py", *given["two"], *tracked)))
     same = "two processes train and score like one"
     once = "one run in MLflow, no file and no point written twice"
     if failures:
@@ -91,10 +93,10 @@ def like_one_process(reranker: str, scratch: Path) -> Iterator[Outcome]:
     near = loss <= LOSS and metric <= METRIC
     note = f"{reranker}: loss within {loss:.1g}, metrics within {metric:.1g}"
     yield Outcome(same, 1, int(near), NOTHING if near else "equality", note)
-    wrong = [*written_twice(one, two), *runs_in_mlflow(f"sqlite:///{roots['two']}/mlflow.db")]
+    wrong = [*written_twice(one, two, notes), *runs_in_mlflow(f"sqlite:///{roots['two']}/mlflow.db")]
     yield Outcome(once, 1, int(not wrong), NOTHING if not wrong else "; ".join(wrong), failures=wrong)
 
-    process = start(torchrun(*given["killed"]))
+    process = start(torchrun("train.py", *given["killed"]))
     deadline = time.monotonic() + TIMEOUT
     while process.poll() is None and time.monotonic() < deadline:
         if list(roots["killed"].glob("runs/*/checkpoints/checkpoint-*/complete")):
@@ -104,20 +106,30 @@ def like_one_process(reranker: str, scratch: Path) -> Iterator[Outcome]:
         each.kill()
     process.communicate()
     stopped = not results(roots["killed"])
-    failures = finish(start(torchrun(*given["killed"])))
+    failures = finish(start(torchrun("train.py", *given["killed"])))
     equal = stopped and not failures and results(roots["killed"]) == results(roots["two"])
     lost = NOTHING if equal else "the same numbers"
     yield Outcome("both processes killed, and started again", 1, int(equal), lost, failures=failures)
 
 
-def written_twice(one: Path, two: Path) -> list[str]:
-    """What of a run on two processes is not there once, as of one on one process."""
+def written_twice(one: Path, two: Path, notes: Path) -> list[str]:
+    """What of a run on two processes is not there once, as of one on one process, or was written by both. The second
+    may write into the cache alone, if it is there first."""
     root = two.parent.parent
+    of_first, of_second = (
+        {path for path in json.loads((notes / f"{rank}.json").read_text()) if path.startswith(f"{root}/")}
+        for rank in (0, 1)
+    )
+    twice = {path for path in of_first & of_second if not path.endswith((".lock", "/"))}
+    elsewhere = {path for path in of_second if not path.startswith(f"{root}/cache/") and not path.endswith("/")}
     extra = {
         name for name in files(root) ^ files(one.parent.parent) if not re.search("^outputs|mlflow|^mlartifacts", name)
     }
     keys = [(point["name"], point["step"]) for point in read_curves(two)]
     found = [f"files that only one of both has: {sorted(extra)}"] if extra else []
+    found += [f"written by both: {sorted(twice)}"] if twice else []
+    found += [f"written by the second: {sorted(elsewhere)}"] if elsewhere else []
+    found += ["the first is said to have written nothing"] if not of_first else []
     found += ["points of a curve twice"] if len(keys) != len(set(keys)) else []
     found += ["more than one folder of Hydra's"] if len(list((root / "outputs").glob("*/*"))) != 1 else []
     return found
