@@ -22,6 +22,11 @@ class UserError(Exception):
         super().__init__(said)
 
 
+def in_one_line(error: Exception) -> str:
+    """What a library says, for the middle of a sentence."""
+    return " ".join(str(error).split())
+
+
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{key}={value} is not allowed; choose {' or '.join(allowed)}")

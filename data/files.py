@@ -1,4 +1,4 @@
-"""Reading and writing files: hashes, bad rows by line number, write-then-rename."""
+"""Reading and writing files: hashes, JSON, YAML, text as words or records, write-then-rename."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from data.progress import bar
 
 ROWS = 2**20  # rows of a part; pyarrow's own choice, so that a file written whole has the same bytes
@@ -43,7 +43,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         _ = file.schema_arrow.names
         return file
     except BROKEN as error:
-        raise UserError(f"{path} is not a parquet file ({_line(error)}); give another path") from None
+        raise UserError(f"{path} is not a parquet file ({in_one_line(error)}); give another path") from None
 
 
 def read_parts(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
@@ -54,10 +54,6 @@ def read_parts(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator
             empty = False
             yield pa.Table.from_batches([batch])
     except BROKEN as error:
-        raise UserError(f"{path} is a damaged parquet file ({_line(error)}); give another path") from None
+        raise UserError(f"{path} is a damaged parquet file ({in_one_line(error)}); give another path") from None
     if empty:
         yield file.schema_arrow.empty_table().select(columns)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

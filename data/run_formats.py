@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from data.files import read_text, words_by_line
 from data.parquet_parts import open_parquet, read_parts
 
@@ -98,7 +98,7 @@ def from_csv(path: Path) -> Pairs:
             convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
         )
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: {_line(error)}; {HEADER} and as many fields in each row") from None
+        raise UserError(f"{path}: {in_one_line(error)}; {HEADER} and as many fields in each row") from None
     for name in header:
         if (empty := pc.equal(pc.utf8_trim_whitespace(table[name]), "")).to_numpy().any():
             line = int(np.argmax(empty.to_numpy())) + blank + 2
@@ -243,7 +243,3 @@ def _numbers(path: Path, column: pa.Array, line: np.ndarray | None, before: int 
         place = f"{path}, line {line[at]}" if line is not None else f"{path}, row {before + at + 1}"
         raise UserError(f"{place}: the score {column[at].as_py()!r} is not a finite number")
     return values.astype(np.float32)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
