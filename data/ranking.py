@@ -61,6 +61,7 @@ def best(
 
 def best_linked(scores: sp.csr_matrix, ids: np.ndarray, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The same of a [R, I] matrix whose zeros are -inf: time and memory are those of what it holds."""
+    scores.sort_indices()  # in place; of two items that are equal in score and key the lower comes first, as in `best`
     columns = np.full((scores.shape[0], width), -1, dtype=np.int32)
     values = np.full((scores.shape[0], width), -np.inf, dtype=np.float32)
     lengths = np.diff(scores.indptr)

@@ -130,6 +130,14 @@ def test_fewer_requests_at_a_time_for_a_larger_catalogue() -> None:
     assert rows_together(10**9) == 1
 
 
+def test_equal_keys_come_in_the_order_of_items_however_a_row_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.ranking.keys", lambda seed, use, ids, items: np.zeros(items.shape, dtype=np.uint64))
+    stored = np.array([4, 1, 3, 0, 2])
+    linked = sp.csr_matrix((np.ones(5, dtype=np.float32), stored, [0, 5]), shape=(1, 5))
+    dense = best(np.ones((1, 5), dtype=np.float32), np.array([0]), 3, 0)[0]
+    assert best_linked(linked, np.array([0]), 3, 0)[0].tolist() == dense.tolist() == [[0, 1, 2]]
+
+
 def test_the_best_of_what_is_linked_are_the_best(demo: Dataset) -> None:
     rng = np.random.default_rng(0)
     dense = np.where(rng.random((40, 300)) < 0.3, rng.integers(1, 6, (40, 300)), 0).astype(np.float32)  # many ties
