@@ -54,15 +54,17 @@ def _fetch(url: str, path: Path, pinned: str, progress: Progress) -> None:
             total = have + int(answer.headers.get("Content-Length", 0))
             says = f"{total} {answer.headers.get('ETag')} {answer.headers.get('Last-Modified')}"
             if have and version.exists() and version.read_text() != says:
-                partial.unlink()
-                raise UserError(f"{url} has changed since its download began; run again to fetch it anew")
+                raise _changed(url, partial)
             version.write_text(says)
             with partial.open("ab" if have else "wb") as file:
                 for chunk in progress(iter(lambda: answer.read(1 << 16), b""), total):
                     file.write(chunk)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: the partial file is already whole
+        if error.code != 416:  # 416: nothing lies behind the partial file's end
             raise UserError(f"{url} answered {error.code}; download it by hand to {path}") from None
+        length = error.headers.get("Content-Range", "").removeprefix("bytes */")
+        if length.isdecimal() and int(length) != have:
+            raise _changed(url, partial) from None
         total = have
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(
@@ -79,3 +81,9 @@ def _fetch(url: str, path: Path, pinned: str, progress: Progress) -> None:
         raise UserError(f"{url} differs from {which}: its sha256 is {found}; {how}")
     write_atomically(recorded, found + "\n")
     partial.replace(path)
+
+
+def _changed(url: str, partial: Path) -> UserError:
+    """Nothing of the partial file is of use."""
+    partial.unlink()
+    return UserError(f"{url} has changed since its download began; run again to fetch it anew")

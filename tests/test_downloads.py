@@ -24,7 +24,10 @@ class Changing(http.server.BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
         if start >= len(self.content):
-            self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(self.content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         body = self.content[start:]
         self.send_response(206 if asked else 200)
@@ -83,3 +86,14 @@ def test_a_file_that_changes_between_two_parts_is_never_put_together(
         fetch(server, path)
     assert not path.exists() and not (tmp_path / "file.gz.sha256").exists()
     assert fetch(server, path).read_bytes() == Changing.content, "the same command again fetches it anew"
+
+
+def test_a_partial_file_is_whole_only_at_the_servers_length(server: str, tmp_path: Path) -> None:
+    """A server has nothing behind its end then, nor behind that of a file that was longer and is shorter now."""
+    path, partial = tmp_path / "file.gz", tmp_path / "file.gz.partial"
+    partial.write_bytes(CONTENT + b"more")
+    with pytest.raises(UserError, match="has changed since its download began; run again to fetch it anew"):
+        fetch(server, path)
+    assert not partial.exists() and not path.exists() and not (tmp_path / "file.gz.sha256").exists()
+    partial.write_bytes(CONTENT)
+    assert fetch(server, path).read_bytes() == CONTENT, "what is whole is not fetched again"
