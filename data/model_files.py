@@ -15,18 +15,21 @@ from data.errors import UserError
 
 PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 CODE = (".dll", ".dylib", ".py", ".pyc", ".pyd", ".so")
+EXPORTED = ("onnx", "openvino")  # folders whose .bin are raw numbers
+PICKLED = (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # how torch's files begin
+ACTIVATION = r"\w+|torch\.nn\.(modules\.\w+\.)?[A-Z]\w*"  # a plain word is imported by nobody
 CLASSES = {  # of a config's keys: what may stand there; sentence-transformers imports and calls it
-    "activation_fn": r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*",
-    "activation_function": r"\w+|torch\.nn\.(modules\.\w+\.)?[A-Z]\w*",
-    "sbert_ce_default_activation_function": r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*",
-    "type": r"[^.]*|sentence_transformers\.(\w+\.)*[A-Z]\w*",  # of a module of modules.json
+    "activation_fn": ACTIVATION,
+    "activation_function": ACTIVATION,
+    "sbert_ce_default_activation_function": ACTIVATION,
 }
+MODULE = {"type": r"[^.]*|sentence_transformers\.(\w+\.)*[A-Z]\w*"}  # of those that modules.json lists
 
 
 def refuse_code(folder: Path, key: str) -> None:
     """A UserError that names the file; `key` is the config's, whose value is the folder."""
     for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
-        if path.suffix.lower() in (*PICKLES, *CODE):
+        if path.suffix.lower() in (*PICKLES, *CODE) and not _raw(path):
             kind = "a pickle" if path.suffix.lower() in PICKLES else "code"
             raise UserError(
                 f"{key}={folder} holds {path.relative_to(folder)}, {kind}, and is not opened: keep weights as "
@@ -47,19 +50,36 @@ def refuse_code(folder: Path, key: str) -> None:
                 )
 
 
-def code_named(value: Any) -> str | None:
-    """Where a config would have code imported that is not transformers' own: `auto_map: modeling.Mine`."""
+def _raw(path: Path) -> bool:
+    """An OpenVINO model's numbers: nothing here opens them, nor would pickle."""
+    if path.suffix.lower() != ".bin" or path.parent.name not in EXPORTED:
+        return False
+    with path.open("rb") as file:
+        return not file.read(2).startswith(PICKLED)
+
+
+def code_named(content: Any) -> str | None:
+    """Where a config would have code imported that is not transformers' own: `auto_map: modeling.Mine`.
+
+    A list is that of modules.json.
+    """
+    if not isinstance(content, list):
+        return _named(content, CLASSES)
+    return next(filter(None, (_named(module, CLASSES | MODULE) for module in content)), None)
+
+
+def _named(value: Any, classes: dict[str, str]) -> str | None:
     if isinstance(value, list):
-        return next(filter(None, map(code_named, value)), None)
+        return next(filter(None, (_named(one, classes) for one in value)), None)
     if not isinstance(value, dict):
         return None
     for key, given in value.items():
         name = str(key)  # transformers has numbers among them
-        known = not isinstance(given, str) or name not in CLASSES or re.fullmatch(CLASSES[name], given)
+        known = not isinstance(given, str) or name not in classes or re.fullmatch(classes[name], given)
         kernel = name.endswith("_implementation") and isinstance(given, str) and "/" in given  # of the hub
         imported = name in ("auto_map", "megatron_config") and given
         if not known or kernel or imported:
             return f"{name}: {str(given)[:80]}"
-        if found := code_named(given):
+        if found := _named(given, classes):
             return found
     return None

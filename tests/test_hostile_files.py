@@ -80,6 +80,8 @@ def test_the_canaries_sing(tmp_path: Path) -> None:
         ({"activation_function": "gelu_new", "auto_map": {}, "rope_scaling": {"type": "linear"}}, None),
         ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, None),
         ({"id2label": {0: "a"}, "_attn_implementation": "sdpa"}, None),
+        ({"activation_fn": "gelu", "sbert_ce_default_activation_function": "sigmoid"}, None),
+        ({"rope_scaling": {"type": "longrope.v2"}, "layers": [{"type": "conv.1d"}]}, None),
         ({"a": [{"auto_map": {"AutoModel": "x.Y"}}]}, "auto_map: {'AutoModel': 'x.Y'}"),
         ({"activation_fn": "torch.hub.load"}, "activation_fn: torch.hub.load"),
         ({"megatron_config": {"x": 1}}, "megatron_config: {'x': 1}"),
@@ -89,6 +91,29 @@ def test_the_canaries_sing(tmp_path: Path) -> None:
 )
 def test_names_of_code_are_found_in_configs(config: Any, named: str | None) -> None:
     assert code_named(config) == named
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "refused"),
+    [
+        ("openvino/openvino_model.bin", b"\x00\x3c\x9a\xb1" * 8, False),
+        ("onnx/weights.bin", b"\x80\x3c", False),
+        ("openvino/openvino_model.bin", b"PK\x03\x04", True),
+        ("openvino/openvino_model.bin", b"\x80\x02}q\x00.", True),
+        ("onnx/model.pt", b"\x00\x3c", True),
+        ("1_Dense/pytorch_model.bin", b"\x00\x3c", True),
+        ("openvino_model.bin", b"\x00\x3c", True),
+    ],
+)
+def test_raw_numbers_of_an_exported_model_are_no_pickle(
+    name: str, content: bytes, refused: bool, tmp_path: Path
+) -> None:
+    (path := tmp_path / name).parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    if not refused:
+        return refuse_code(tmp_path, "reranker.model")
+    with pytest.raises(UserError, match=f"holds {name}, a pickle, and is not opened"):
+        refuse_code(tmp_path, "reranker.model")
 
 
 def test_a_folder_is_read_once_around_a_loop_of_links(model: Path, tmp_path: Path) -> None:
