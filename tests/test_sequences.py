@@ -72,6 +72,16 @@ def test_bad_lines_are_named_or_left_out(text: str, message: str, tmp_path: Path
         assert sequences_of(dataset)["u"] == ["1", "2"] and "1 bad rows" in dataset.provenance.notes[0]
 
 
+def test_what_looks_like_a_text_is_read_where_rows_may_be_bad(tmp_path: Path) -> None:
+    text = "u1 a: b: c:\nu2 d: e: f:\nu3 a: g: h:\n"
+    says = r"looks like a table or a text: .* 7 of 8 items stand there once; .* pass dataset\.on_bad_row=skip"
+    with pytest.raises(UserError, match=says):
+        load(tmp_path, text)
+    dataset = load(tmp_path, text, on_bad_row="skip")
+    assert sequences_of(dataset)["u3"] == ["a:", "g:", "h:"]
+    assert "7 of 8 items stand there once" in dataset.provenance.notes[0]
+
+
 def test_what_is_missing_is_said(tmp_path: Path, config: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match=r"needs dataset\.path, the folder that holds sequences\.txt"):
         configure(config("dataset=beauty_sequences", small=False)).source.load(tmp_path)

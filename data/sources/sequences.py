@@ -77,7 +77,13 @@ def read_sequences(path: Path, on_bad_row: str, notes: list[str]) -> pd.DataFram
             f"{path} is not a file of sequences: each line must be `user item item ...`, separated by blanks, one "
             "line a user; for a file of ratings write a reader (README, Add a dataset)"
         )
-    check_layout(path, words, line, first)
+    if finding := layout(path, words, line, first):
+        if on_bad_row == "error":
+            raise UserError(
+                f"{finding}; each line must be `user item item ...`, separated by blanks; if that is what it holds "
+                "pass dataset.on_bad_row=skip"
+            )
+        notes.append(finding)
     if bad.any() and on_bad_row == "error":
         at = int(np.argmax(bad))
         problem = f"user {user[at]} stands there a second time" if twice[at] else f"user {user[at]} has no item"
@@ -99,20 +105,22 @@ def read_sequences(path: Path, on_bad_row: str, notes: list[str]) -> pd.DataFram
     )
 
 
-def check_layout(path: Path, words: np.ndarray, line: np.ndarray, first: np.ndarray) -> None:
-    """A table or a text read as sequences gives users and items in plenty, and numbers that mean nothing."""
+def layout(path: Path, words: np.ndarray, line: np.ndarray, first: np.ndarray) -> str | None:
+    """What looks wrong: a table or a text gives users and items in plenty, and numbers that mean nothing. Ids that
+    end in a colon, most of them of items that stand there once, look the same.
+    """
     start = words[: np.searchsorted(line, line[0] + 1000)] if len(line) else words
     marked = [line[at] for at, word in enumerate(start) if "," in word or word[-1] in ".;:!?"]
     if len(np.unique(marked)) <= 0.5 * len(np.unique(line[: len(start)])):
-        return
+        return None
     code, distinct = pd.factorize(np.delete(words, first))
     count = np.bincount(code)
-    if (count == 1).mean() > 0.5:
-        raise UserError(
-            f"{path} looks like a table or a text: most of its lines have words with a comma or a full stop, and "
-            f"{(count == 1).sum():,} of {len(distinct):,} items stand there once; each line must be `user item item "
-            "...`, separated by blanks"
-        )
+    if (count == 1).mean() <= 0.5:
+        return None
+    return (
+        f"{path} looks like a table or a text: most of its lines have words with a comma or a full stop, and "
+        f"{(count == 1).sum():,} of {len(distinct):,} items stand there once"
+    )
 
 
 def read_items(path: Path) -> pd.DataFrame:
