@@ -16,7 +16,7 @@ from data.progress import bar
 ROWS = 2**20  # rows of a part; pyarrow's own choice, so that a file written whole has the same bytes
 PAIRS = 2**23  # candidates of a part where a row is a list
 READ = 2**16  # rows read together
-BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError)  # what a size or a name that is broken raises
+BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)  # what a size or a name that is broken raises
 
 
 def write_parts(path: Path, tables: Iterable[pa.Table]) -> None:

@@ -4,6 +4,7 @@ import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from data.candidates import retrieve
 from data.dataset import Dataset
 from data.errors import UserError
 from data.filters import drop_duplicates, k_core
-from data.parquet_parts import write_parts
+from data.parquet_parts import read_parts, write_parts
 from data.ranking import best, best_linked, rows_together
 from data.retrievers import Markov
 from data.rows import read_rows
@@ -121,6 +122,20 @@ def test_a_file_is_replaced_when_its_last_part_is_written(tmp_path: Path) -> Non
     with pytest.raises(UserError):
         write_parts(path, breaks())
     assert pq.read_table(path)["n"].to_pylist() == [1]
+
+
+@pytest.mark.parametrize(("error", "expected"), [(MemoryError, MemoryError), (pa.ArrowMemoryError, UserError)])
+def test_a_machine_without_memory_is_no_damaged_file(error: type, expected: type, tmp_path: Path) -> None:
+    """pyarrow's own error names the size that it was asked for, which a damaged file may hold."""
+    write_parts(path := tmp_path / "a.parquet", [pa.table({"n": [1]})])
+    file = SimpleNamespace(metadata=SimpleNamespace(num_rows=1), iter_batches=lambda *a, **k: failing())
+
+    def failing() -> Iterator[Any]:
+        raise error("malloc of size 9 failed")
+        yield
+
+    with pytest.raises(expected):
+        next(read_parts(path, file, ["n"]))  # type: ignore[arg-type]
 
 
 def test_fewer_requests_at_a_time_for_a_larger_catalogue() -> None:
