@@ -145,6 +145,11 @@ def test_a_torn_file_of_every_kind_is_found(tmp_path: Path) -> None:
         path.write_bytes(whole)
     write_atomically(tmp_path / "curves.jsonl", '{"a": 1}\n{"a": 2}\n{"a"')
     assert torn(tmp_path) == [], "a kill may tear the last line"
+    (run := tmp_path / "done").mkdir()
+    shutil.copy(tmp_path / "curves.jsonl", run)
+    write_json(run / "manifest.json", {})
+    assert "done/curves.jsonl is torn" in str(torn(tmp_path)), "but not of a run that is finished"
+    shutil.rmtree(run)
     write_atomically(tmp_path / "curves.jsonl", '{"a": 1}\n{"a"\n{"a": 2}\n')
     assert "curves.jsonl is torn" in str(torn(tmp_path))
 

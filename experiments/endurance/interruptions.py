@@ -12,7 +12,7 @@ import random
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
+from experiments.curves import read_curves
 from experiments.endurance import small
 from experiments.endurance.films import write_films
 from experiments.endurance.forks import Forks
@@ -166,7 +169,21 @@ def finished(root: Path, unbroken: Path) -> list[str]:
     found, expected = small.results(root), small.results(unbroken)
     wrong = [] if found == expected else [f"{sorted(found)} has other metrics than {sorted(expected)}"]
     wrong += [f"{name} is in one of them alone" for name in sorted(names(root) ^ names(unbroken))]
-    return wrong + torn(root) + leftovers(root) + unlike(root, root / "mlflow.db")
+    if damaged := torn(root):
+        return wrong + damaged
+    for name in sorted(names(root) & names(unbroken)):
+        read = CONTENT.get(Path(name).name)
+        if read and read(root / name) != read(unbroken / name):
+            wrong.append(f"{name} is not that of the unbroken run")
+    return wrong + leftovers(root) + unlike(root, root / "mlflow.db")
+
+
+def points(path: Path) -> list[tuple[Any, ...]]:
+    """Without their clocks."""
+    return [tuple(point[key] for key in ("name", "step", "epoch", "value")) for point in read_curves(path.parent)]
+
+
+CONTENT: dict[str, Callable[[Path], Any]] = {"predictions.parquet": pq.read_table, "curves.jsonl": points}
 
 
 def names(root: Path) -> set[str]:
