@@ -1,7 +1,9 @@
 """A real MLflow server behind a proxy that fails in each way, while bert4rec is trained; then `experiments.sync`.
 
-Survived: the same numbers as without MLflow, at most some seconds more, one warning; afterwards the server has the run
-once, finished, with each point, value and file once, and a second sync asks it nothing.
+Survived: the same numbers as without MLflow, no more seconds than are promised, one warning; afterwards the server has
+the run once, finished, with each point, value and file once, and a second sync asks it nothing. Promised is what the
+end of a run may wait (experiments/patience.py): 5 s, and .25 s a call. Two trainings differ by some more on a shared
+machine: by how much is measured with a healthy server, and a training that took longer is tried once more.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import contextlib
 import io
 import os
 import re
+import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -21,12 +25,13 @@ from experiments.curves import read_curves
 from experiments.endurance import small
 from experiments.endurance.faulty_proxy import Proxy, free_port, server
 from experiments.endurance.mirrored_once import differences
-from experiments.endurance.outcome import Endurance, Outcome
+from experiments.endurance.outcome import NOTHING, Endurance, Outcome
 from experiments.launch import ROOT
+from experiments.patience import TRAINING
 from experiments.sync import Sending
 from experiments.tracking import MLflowTracker
 
-BOUND = 10.0  # seconds that a fault may cost; the machine is shared
+POINTS = (2, 5, 9, 16)  # requests after which experiments.sync is killed
 FAULTS = {  # what the table says -> the proxy's fault, requests that pass before it
     "MLflow stopped": ("refused", 0),
     "MLflow answers 500": ("500", 0),
@@ -66,47 +71,60 @@ class Case:
         plain = time.monotonic() - began
         self.wanted = small.results(self.scratch / "without")
         self.proxy.become("pass")
-        done, self.usual = self._trained("healthy")
+        done, first = self._trained("healthy")
         problems = self._problems_of(done, "healthy", (0,)) + differences(self.server, self.scratch / "healthy")
-        return outcome("MLflow is well", problems, f"{plain:.1f} s without MLflow, {self.usual:.1f} s with it")
+        self.proxy.become("pass")
+        second = self._again()
+        self.usual, self.noise = min(first, second), abs(first - second)
+        note = f"{plain:.1f} s without MLflow, {first:.1f} and {second:.1f} s with it"
+        return outcome("MLflow is well", problems, note)
 
     def training(self, fault: str) -> Iterator[Outcome]:
         """And one sync, or several."""
         kind, left = FAULTS[fault]
         root = re.sub(r"\W+", "-", fault)
-        if kind == "refused":
-            self.proxy.stop()
-        else:
-            self.proxy.become(kind, left)
         late = self.proxy if fault == "MLflow started late" else None
+        self._break(kind, left)
         done, seconds = self._trained(root, late)
+        promised = self._promised()
         problems = self._problems_of(done, root, (0, 1) if kind in ("slow", "lossy") else (1,))
         self._mend()
-        if seconds - self.usual > BOUND:  # the machine is slower than before, say
-            self.usual = self._trained(tempfile.mkdtemp(dir=self.scratch))[1]
-            if seconds - self.usual > BOUND:
-                problems.append(f"{seconds:.1f} s where {self.usual:.1f} s are usual")
+        if seconds - self.usual > promised + self.noise:  # the machine was slower for a while, say
+            self._break(kind, left)
+            seconds = min(seconds, self._again(late))
+            promised = max(promised, self._promised())
+            self._mend()
+        allowed = f"{promised:.1f} s promised and {self.noise:.1f} s of noise"
+        if seconds - self.usual > promised + self.noise:
+            problems.append(f"{seconds:.1f} s where {self.usual:.1f} s are usual, {allowed}")
         if kind == "500":
             yield self._killed_syncs(self.scratch / root)
         if kind == "hang":
             yield self._two_syncs(self.scratch / root)
         problems += self._synced(self.scratch / root)
-        yield outcome(fault, problems, f"{seconds - self.usual:+.1f} s")
+        yield outcome(fault, problems, f"{seconds - self.usual:+.1f} s; {allowed}")
 
     def _killed_syncs(self, root: Path) -> Outcome:
-        """SIGKILL after each of some numbers of requests."""
-        points = (2, 5, 9, 16)
-        problems = []
-        for n in points:
+        """SIGKILL after each of some numbers of requests, each time of a root of which nothing is sent and which has
+        no key in common with another. A sync that ended before is no trial."""
+        keyless = shutil.ignore_patterns("mlflow.json")
+        trials = []
+        for n in POINTS:
+            copy = shutil.copytree(root, self.scratch / f"killed-after-{n}-requests", ignore=keyless)
             self.proxy.become("pass")
-            process = self._sync_started(root)
+            process = self._sync_started(copy)
             while process.poll() is None and self.proxy.seen < n:
                 time.sleep(0.001)
             process.kill()
             process.communicate()
-        self._sync_started(root).communicate(timeout=300)
-        problems += differences(self.server, root)
-        return outcome("SIGKILL of experiments.sync", problems, tried=len(points))
+            if process.wait() == -signal.SIGKILL:
+                trials.append([f"after {n} requests: {problem}" for problem in self._synced(copy)])
+        problems = [problem for trial in trials for problem in trial]
+        note = f"{len(trials)} of {len(POINTS)} kills came before its end"
+        survived = sum(not trial for trial in trials)
+        return Outcome(
+            "SIGKILL of experiments.sync", len(trials), survived, "; ".join(problems) or NOTHING, note, problems
+        )
 
     def _two_syncs(self, root: Path) -> Outcome:
         self.proxy.become("pass")
@@ -173,6 +191,19 @@ class Case:
             problems.append(f"{n} warnings")
         return problems
 
+    def _again(self, late: Proxy | None = None) -> float:
+        """The seconds of one more training, of which nothing else is looked at."""
+        return self._trained(tempfile.mkdtemp(dir=self.scratch), late)[1]
+
+    def _promised(self) -> float:
+        """A call is a request or more; one at least was made, even where no server heard it."""
+        return TRAINING.seconds + TRAINING.a_call * max(self.proxy.seen, 1)
+
+    def _break(self, kind: str, left: int) -> None:
+        self.proxy.become(kind, left)
+        if kind == "refused":
+            self.proxy.stop()
+
     def _mend(self) -> None:
         self.proxy.stop()
         self.proxy.become("pass")
@@ -197,7 +228,7 @@ class Case:
 
 
 def outcome(fault: str, problems: list[str], note: str = "", tried: int = 1) -> Outcome:
-    return Outcome(fault, tried, 0 if problems else tried, "; ".join(problems) or "nothing", note, problems)
+    return Outcome(fault, tried, 0 if problems else tried, "; ".join(problems) or NOTHING, note, problems)
 
 
 def started(*words: str) -> subprocess.Popen[str]:
