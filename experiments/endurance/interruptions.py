@@ -50,7 +50,6 @@ STAGES = [
     ("checkpointing", "calling:rerankers.training.MarkComplete.on_save", 1),
     ("training", STEP, 4),
     ("training", "half:curves.jsonl", 2),
-    ("MLflow logging", f"{CLIENT}.log_batch", 4),
     ("checkpointing", "deleting:checkpoint-*[0-9]", 1),
     ("checkpointing", "half:model.partial/*.safetensors", 1),
     ("checkpointing", "before:model", 1),
@@ -59,6 +58,7 @@ STAGES = [
     ("evaluation", "half:per_request.parquet", 1),
     ("evaluation", "after:metrics.json", 1),
     ("evaluation", "half:manifest.json", 1),
+    ("MLflow logging", f"{CLIENT}.log_batch", 4),
     ("MLflow logging", "half:metrics.json", 1),  # MLflow's copy of it
     ("MLflow logging", f"{CLIENT}.log_artifact", 4),
     ("MLflow logging", f"{CLIENT}.set_terminated", 1),
