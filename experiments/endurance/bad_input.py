@@ -13,11 +13,9 @@ from pathlib import Path
 from experiments.endurance import nasty_cases, nasty_prompts, nasty_requests, nasty_tables
 from experiments.endurance.fuzzing import fuzz_apart
 from experiments.endurance.outcome import Endurance, Outcome
-from experiments.endurance.passage_readers import SLOW
 
 READERS = ("readers", "list_readers", "passage_readers")  # modules of this folder with a list READERS
 BY_HAND = (nasty_cases.outcomes, nasty_tables.cases, nasty_prompts.cases, nasty_requests.cases)
-SLOWER = 10  # an XLSX takes 30 ms: as many times fewer are tried
 MEMORY = Path("/dev/shm")  # some 200,000 small files are written: not to a disk where that can be
 
 
@@ -29,5 +27,4 @@ def outcomes(settings: Endurance) -> Iterator[Outcome]:
             module = f"experiments.endurance.{name}"
             for reader in importlib.import_module(module).READERS:
                 kept = Path(folder) / reader.name.replace(" ", "-")
-                examples = max(1, settings.fuzz_examples // (SLOWER if reader.name in SLOW else 1))
-                yield fuzz_apart(module, reader.name, examples, settings.seed, kept)
+                yield fuzz_apart(module, reader.name, settings.fuzz_examples, settings.seed, kept)

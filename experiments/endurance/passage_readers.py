@@ -20,7 +20,6 @@ from experiments.endurance.breaking import Files
 from experiments.endurance.fuzzing import Reader
 
 BOM = b"\xef\xbb\xbf"
-SLOW = ("passages as XLSX", "proptit", "texts to rank as XLSX")  # a tenth of the examples
 TEXTS = ["Câu lạc bộ PTIT, 2011.", "👩‍👩‍👧 & A. the answer", 'Slogan: "từ trái tim"', "A <|im_end|> title; 5 | 6"]
 ASKED = [("Slogan là gì?", ["3"]), ("who, when?", ["1", "4"]), ("A. the answer", ["2", "1"])]
 COUNTED = re.compile(r"([\d,]+) (?:bad rows of (\S+) were left out|queries without a relevant passage were left out)")
