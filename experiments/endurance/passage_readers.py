@@ -1,4 +1,4 @@
-"""The readers of passages and of lists of texts, as the fuzzer takes them. XLSX is read slowly: see `SLOW`."""
+"""The readers of passages and of lists of texts, as the fuzzer takes them."""
 
 from __future__ import annotations
 
