@@ -78,10 +78,10 @@ def test_an_archive_that_is_none_or_a_bomb(tmp_path: Path, monkeypatch: pytest.M
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("ml-100k/u.data", bytes(2000))
     with pytest.raises(UserError, match=r"u\.data unpacks to over 1,000 bytes"):
-        MovieLens100K(name="m").load(tmp_path)
+        MovieLens100K(name="m", url="http://127.0.0.1:9/ml-100k.zip").load(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"PK\x03\x04\x14", b"PK\x03\x04\xff"))
     with pytest.raises(UserError, match="is not MovieLens' archive"):
-        MovieLens100K(name="m").load(tmp_path)
+        MovieLens100K(name="m", url="http://127.0.0.1:9/ml-100k.zip").load(tmp_path)
     assert [file.name for file in path.parent.iterdir()] == ["ml-100k.zip"]
 
 

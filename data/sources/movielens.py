@@ -29,7 +29,10 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, OS
 
 @dataclass
 class MovieLens100K(Source):
-    url: str = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
+    url: str = (
+        "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
+        "#sha256=50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
+    )
 
     def read(self, data_dir: Path) -> Raw:
         folder = (
