@@ -18,7 +18,7 @@ from experiments.config import configure
 from experiments.endurance.processes import LOSS, METRIC, differences, torchrun
 from experiments.endurance.small import environment, words
 from experiments.folds import fold_of
-from experiments.launch import ROOT
+from experiments.launch import ROOT, told
 from experiments.tracking import NullTracker
 
 
@@ -95,3 +95,11 @@ def test_a_sweep_is_refused_in_several_processes(tmp_path: Path) -> None:
     )
     assert refused.returncode == 1 and "torchrun trains one run; start a sweep without it" in refused.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_process_that_is_left_alone_says_so_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:4242")
+    assert told(lost) is None, "of one process it is a bug"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert told(lost) == "another of the processes has ended, with an error of its own"
+    assert told(RuntimeError("shapes differ")) is None
