@@ -166,7 +166,6 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
         if launch.sweeping() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise UserError("torchrun trains one run; start a sweep without it, or name one job and hydra.mode=RUN")
-        launch.places[:] = [Path(str(place)) for place in (OmegaConf.select(cfg, "paths") or {}).values()]
         return launch.run_job(task, cfg) if launch.sweeping() else launch.run_alone(task, cfg)
 
     return wrapped
@@ -174,7 +173,7 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def run_alone(task: Callable[[Any], Any], cfg: Any) -> Any:
     try:
-        return task(cfg)
+        return noted(task)(cfg)
     except Exception as error:
         if full := no_space(error, places):
             failed.append(UserError(full))
@@ -185,13 +184,23 @@ def run_alone(task: Callable[[Any], Any], cfg: Any) -> Any:
         return None
 
 
+def noted(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The task, which first tells where it writes."""
+
+    def noting(cfg: Any) -> Any:
+        places[:] = [Path(str(place)) for place in (OmegaConf.select(cfg, "paths") or {}).values()]
+        return task(cfg)
+
+    return noting
+
+
 def run_job(task: Callable[[Any], Any], cfg: Any) -> Any:
     from experiments import gpus
 
     gpus.take()  # before anything can start CUDA
     words = " ".join(HydraConfig.get().overrides.task)
     try:
-        return searched(cfg, task(cfg))
+        return searched(cfg, noted(task)(cfg))
     except (Exception, SystemExit) as error:
         full = no_space(error, places)
         if full or isinstance(error, UserError | OmegaConfBaseException):
