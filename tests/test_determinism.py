@@ -23,7 +23,10 @@ NAMES = sorted(path.stem for path in (ROOT / "conf" / "reranker").glob("*.yaml")
 STEPS = ["trainer.max_steps=3", "trainer.logging_steps=1", *small.BATCH]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "file"])  # which computes nothing
+PRESETS = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name.startswith("viranker_")]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(("file", "viranker_"))] + PRESETS)
 def test_a_seed_gives_the_same_losses_and_scores(
     name: str, config: Callable[..., Any], demo: Dataset, split: Split, candidates: Prepared, tmp_path: Path
 ) -> None:

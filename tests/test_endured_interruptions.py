@@ -179,6 +179,7 @@ def test_places_are_told_by_the_name_that_a_file_will_have() -> None:
     assert not is_file("/r/ba.json", "a.json")
 
 
+@pytest.mark.slow
 def test_a_chain_of_kills_on_one_root(tmp_path: Path) -> None:
     """The places of `python -m experiments.endure cases=[interruptions]` that tell most, for one reranker."""
     quick = ["tracking=none", *QUICK, "trainer.eval_strategy=steps", "trainer.eval_steps=3", "trainer.max_steps=12"]

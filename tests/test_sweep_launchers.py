@@ -21,7 +21,7 @@ pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 HOLD = "import sys; from experiments import gpus; print(gpus.take(), flush=True); sys.stdin.read()"
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
 def test_parallel_jobs_have_one_parent_on_a_new_database(
     launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

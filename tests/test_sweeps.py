@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import SMALL, command
@@ -90,7 +91,13 @@ def test_jobs_that_fail_or_cannot_run_are_told_and_tried_again(tmp_path: Path) -
     assert "4 jobs: 1 finished, 1 to do, 2 left out" in second.stdout and made(tmp_path) == stamps
 
 
-@pytest.mark.parametrize("mistake", ["sed=0,1", "seed=-1", "check=maybe", "dataset=ml_100k dataset.path=/nope"])
+MISTAKES: list[Any] = ["sed=0,1", "check=maybe"]
+MISTAKES += [
+    pytest.param(words, marks=pytest.mark.slow) for words in ("seed=-1", "dataset=ml_100k dataset.path=/nope")
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistaken_command_hides_no_good_sweep(mistake: str, tmp_path: Path, uri: str) -> None:
     words = [f"paths.root={tmp_path}", "experiment=compare_demo", "reranker=random,first_stage"]
     assert command("train.py", *words, *SMALL).returncode == 0
