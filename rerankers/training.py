@@ -1,4 +1,4 @@
-"""What the trained rerankers share: Trainer arguments, ranking evaluation during training, checkpoints, progress.
+"""What the trained rerankers share: Trainer arguments, ranking evaluation during training, early stopping, progress.
 
     class MyTrainer(RankingEvaluation, transformers.Trainer): ...
     trainer = MyTrainer(score=self.score, validate=validate, model=model, train_dataset=rows,
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,13 +23,12 @@ import numpy as np
 import torch
 import transformers
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from data.errors import UserError
 from rerankers.base import Log, Reranker, ScoreFn, Validate
+from rerankers.checkpoints import MarkComplete, last_checkpoint
 
 log_ = logging.getLogger(__name__)
-COMPLETE = "complete"  # written last into a checkpoint, so its existence means that the checkpoint is whole
 
 
 def seed_everything(seed: int) -> None:
@@ -156,50 +154,6 @@ def training_facts(reranker: Any, model: torch.nn.Module) -> dict[str, np.ndarra
     return facts
 
 
-def last_checkpoint(folder: Path, delete: bool = True) -> Path | None:
-    """The newest whole checkpoint; torn ones, left by a kill, are deleted (by one process)."""
-    found = {}
-    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if (path / COMPLETE).exists():
-            found[int(path.name.rsplit("-", 1)[1])] = path
-        elif delete:
-            shutil.rmtree(path)
-    return found[max(found)] if found else None
-
-
-def stopped(state: TrainerState, args: TrainingArguments, patience: int | None) -> bool:
-    """Whether the best evaluation so far is `patience` evaluations old."""
-    name = f"eval_{args.metric_for_best_model}"
-    seen = [entry[name] for entry in state.log_history if name in entry]
-    return patience is not None and bool(seen) and len(seen) - 1 - seen.index(max(seen)) >= patience
-
-
-class MarkComplete(TrainerCallback):
-    """Marks each checkpoint, then deletes the oldest beyond `limit`, never the last or the best, their mark first.
-
-    The Trainer would delete before the new one is marked and leave the mark of an old one for the last: a kill then
-    left a part of a checkpoint that said it was whole.
-    """
-
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
-
-    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.world_size > 1:  # each process has a state of its own in it
-            torch.distributed.barrier()
-        if not state.is_world_process_zero:
-            return
-        folder = Path(str(args.output_dir))
-        (folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / COMPLETE).touch()
-        steps = sorted(int(path.parent.name.rsplit("-", 1)[1]) for path in folder.glob(f"*/{COMPLETE}"))
-        kept = {state.global_step, state.best_global_step}
-        extra = max(0, len(steps) - self.limit) if self.limit else 0
-        for step in [step for step in steps if step not in kept][:extra]:
-            old = folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-            (old / COMPLETE).unlink()
-            shutil.rmtree(old)
-
-
 class Forward(TrainerCallback):
     """Hands every logged number to `log` under the name of its curve, and the loss of chance beside each loss."""
 
@@ -234,6 +188,13 @@ class SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.rows.epoch = math.floor(state.epoch or 0)
+
+
+def stopped(state: TrainerState, args: TrainingArguments, patience: int | None) -> bool:
+    """Whether the best evaluation so far is `patience` evaluations old."""
+    name = f"eval_{args.metric_for_best_model}"
+    seen = [entry[name] for entry in state.log_history if name in entry]
+    return patience is not None and bool(seen) and len(seen) - 1 - seen.index(max(seen)) >= patience
 
 
 class EarlyStopping(TrainerCallback):

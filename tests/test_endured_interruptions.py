@@ -25,7 +25,7 @@ from experiments.endurance.forks import Forks
 from experiments.endurance.killed import is_file
 from experiments.endurance.whole import leftovers, torn, unlike
 from experiments.runs import Run
-from rerankers.training import MarkComplete
+from rerankers.checkpoints import MarkComplete
 from train import train
 
 
@@ -186,7 +186,7 @@ def test_a_chain_of_kills_on_one_root(tmp_path: Path) -> None:
     places = [
         "half:candidates/*.parquet",
         "half:checkpoint-6/optimizer.pt",
-        "calling:rerankers.training.MarkComplete.on_save",
+        "calling:rerankers.checkpoints.MarkComplete.on_save",
         "deleting:checkpoint-*[0-9]",
         "half:model.partial/*.safetensors",
         "scoring",

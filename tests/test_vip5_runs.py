@@ -18,7 +18,7 @@ from evaluate import evaluate
 from experiments import inspect
 from experiments.curves import read_curves
 from experiments.runs import Run
-from rerankers.training import MarkComplete
+from rerankers.checkpoints import MarkComplete
 from rerankers.vip5.vip5 import Vip5
 from train import train
 

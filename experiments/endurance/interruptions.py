@@ -47,7 +47,7 @@ STAGES = [
     ("training", STEP, 5),
     ("checkpointing", "half:checkpoint-*/*.safetensors", 1),
     ("checkpointing", "half:checkpoint-*/optimizer.pt", 1),
-    ("checkpointing", "calling:rerankers.training.MarkComplete.on_save", 1),
+    ("checkpointing", "calling:rerankers.checkpoints.MarkComplete.on_save", 1),
     ("training", STEP, 4),
     ("training", "half:curves.jsonl", 2),
     ("checkpointing", "deleting:checkpoint-*[0-9]", 1),
