@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from data.files import existing_file, file_sha256, read_json, read_text
 
 KEY = "dataset.image_features"
@@ -108,7 +108,7 @@ def _arrays(content: bytes, path: Path, *names: str) -> list[np.ndarray]:
         if arrays[-1].dtype.kind not in "fiu":
             raise ValueError(f"its features are {arrays[-1].dtype}")
     except Exception as error:  # numpy raises whatever a broken file leads it to
-        said = " ".join(str(error).split())[:100].rstrip(" .")
+        said = in_one_line(error)[:100].rstrip(" .")
         wanted = f"the arrays {' and '.join(names)}" if names else "an array"
         raise UserError(f"{path} could not be read ({said}); it must hold {wanted}, features as numbers") from None
     return arrays

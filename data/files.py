@@ -19,7 +19,7 @@ import pandas as pd
 import psutil
 import yaml
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 
 csv.field_size_limit(1 << 30)  # by default a text of more than 131,072 characters is an error
 HOST = re.sub(r"[^\w-]", "-", platform.node())  # in the names of partial files: process ids are a machine's own
@@ -104,7 +104,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_YAML)
     except yaml.YAMLError as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} cannot be read: {in_one_line(error)}") from None
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:

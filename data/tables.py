@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from data.files import existing_file, read_text
 
 LAST_ROW = 1_048_576  # of a sheet
@@ -165,9 +165,7 @@ def _xlsx(path: Path) -> list[tuple[str, list[Any]]]:
                 if any(cell is not None for cell in cells):
                     rows.append((f"row {number}", list(cells)))
     except Exception as error:  # a damaged archive fails in many ways
-        raise UserError(
-            f"{path} is not an XLSX file ({' '.join(str(error).split())[:200]}); save it again as .xlsx"
-        ) from None
+        raise UserError(f"{path} is not an XLSX file ({in_one_line(error)[:200]}); save it again as .xlsx") from None
     return rows
 
 
@@ -200,8 +198,6 @@ def _parquet(path: Path) -> Table:
         table = parquet.read_table(path)
         records = table.rename_columns([composed(name) for name in table.column_names]).to_pylist()
     except (OSError, ValueError, NotImplementedError) as error:
-        raise UserError(
-            f"{path} is not a parquet file ({' '.join(str(error).split())[:120]}); write it again"
-        ) from None
+        raise UserError(f"{path} is not a parquet file ({in_one_line(error)[:120]}); write it again") from None
     columns = [composed(name) for name in table.column_names]
     return Table(path, columns, records, [Place(path, f"row {n}") for n in range(1, len(records) + 1)])

@@ -36,7 +36,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available, logging
 
 from data.dataset import sha256
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from data.files import file_sha256
 from data.model_files import refuse_code
 
@@ -103,7 +103,7 @@ def loading(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        said = " ".join(str(error).split())[:300].rstrip(" .")
+        said = in_one_line(error)[:300].rstrip(" .")
         raise UserError(
             f"model={name} could not be loaded ({said}); give a folder with config.json, the tokenizer or "
             "processor and *.safetensors, or a name of a hub that can be reached"
@@ -187,7 +187,7 @@ class Writer:
                 **padding,
             )
         except TemplateError as error:  # its own, or the sandbox's, which lets it reach nothing but the messages
-            said = " ".join(str(error).split())[:200]
+            said = in_one_line(error)[:200]
             raise UserError(f"the chat template of model={self.checkpoint.name} cannot be used ({said})") from None
 
     def _room(self, picture: Image.Image | None) -> int:

@@ -15,7 +15,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 
 T = TypeVar("T")
 OWN = ("data.", "rerankers.", "experiments.")
@@ -38,7 +38,7 @@ def build(node: dict[str, Any], where: str, **built: Any) -> Any:
     try:
         cls = get_class(target)
     except Exception as error:
-        raise UserError(f"{where}._target_={target} cannot be imported ({' '.join(str(error).split())})") from None
+        raise UserError(f"{where}._target_={target} cannot be imported ({in_one_line(error)})") from None
     if not f"{cls.__module__}.".startswith(OWN) or not is_dataclass(cls) or not hasattr(cls, KINDS[where]):
         raise UserError(f"{where}._target_={target} is no {where} of this project; choose one of conf/{where}")
     return checked(cls, node, where, **built)

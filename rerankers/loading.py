@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from data.dataset import Ragged, Requests
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from data.files import read_json, read_yaml
 from data.model_files import refuse_code
 from rerankers.base import Reranker, TrainerConfig
@@ -139,7 +139,7 @@ def as_it_is(model: str, settings: dict[str, Any]) -> Reranker:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise UserError(
-            f"{model} is no run, and no model that can be loaded ({' '.join(str(error).split())[:200]}); name a run, "
+            f"{model} is no run, and no model that can be loaded ({in_one_line(error)[:200]}); name a run, "
             "its folder, a folder of weights, or a model of the hub that this machine can reach"
         ) from None
     architectures = " ".join(config.architectures or [])

@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from data.model_files import refuse_code
 
 disable_progress_bar()  # "writing model shards" at every checkpoint
@@ -31,7 +31,7 @@ def load_pretrained(key: str, name: str, load: Callable[[], Any]) -> Any:
             return load()
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
         raise UserError(
-            f"{key}={name} cannot be loaded ({' '.join(str(error).split())[:300]}); give a Hugging Face name that "
+            f"{key}={name} cannot be loaded ({in_one_line(error)[:300]}); give a Hugging Face name that "
             "this machine can reach, a folder that holds the model, or reranker.init=scratch"
         ) from None
 

@@ -24,7 +24,7 @@ import torch
 import transformers
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from rerankers.base import Log, Reranker, ScoreFn, Validate
 from rerankers.checkpoints import MarkComplete, last_checkpoint
 
@@ -75,7 +75,7 @@ def training_arguments(reranker: Reranker, validated: bool, **extra: Any) -> Tra
     try:
         return TrainingArguments(**arguments(reranker, validated, **extra))
     except (ValueError, ImportError) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+        raise UserError(f"trainer: {in_one_line(error)}") from None
 
 
 class RankingEvaluation:

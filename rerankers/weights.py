@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from data.model_files import refuse_code
 
 
@@ -18,7 +18,7 @@ def read_weights(folder: Path, load_file: Callable[[Path], dict[str, Any]]) -> d
     try:
         return load_file(folder / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = in_one_line(error)[:200]
         raise UserError(
             f"{folder / 'model.safetensors'} cannot be read ({said}); bring the whole file, or train again with "
             "force=true"

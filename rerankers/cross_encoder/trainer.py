@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from rerankers.base import Log, TrainerConfig, Validate
 from rerankers.cross_encoder.losses import make_loss
 from rerankers.cross_encoder.rows import as_dataset
@@ -110,7 +110,7 @@ def _train(reranker: CrossEncoderReranker, used: TrainerConfig, validate: Valida
     try:
         config = CrossEncoderTrainingArguments(**settings)
     except (ValueError, ImportError) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+        raise UserError(f"trainer: {in_one_line(error)}") from None
     network = reranker.network
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

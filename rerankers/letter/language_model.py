@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from data.dataset import sha256
-from data.errors import UserError, in_range, one_of
+from data.errors import UserError, in_one_line, in_range, one_of
 from rerankers.letter.labels import LETTERS
 from rerankers.pretrained import load_pretrained, quiet
 from rerankers.training import device, sample_of_weights
@@ -65,7 +65,7 @@ class Lora:
             with quiet():
                 return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
         except (ValueError, TypeError, ImportError) as error:
-            raise UserError(f"reranker.lora: {' '.join(str(error).split())}") from None
+            raise UserError(f"reranker.lora: {in_one_line(error)}") from None
 
 
 @dataclass

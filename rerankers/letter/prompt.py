@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from rerankers.letter.labels import LETTERS, letter_range
 from rerankers.plain_text import PlainText
 
@@ -111,7 +111,7 @@ class Prompts:
                 return self.tokenizer.apply_chat_template([user, *after], **options)
             except TemplateError as error:  # its own, or the sandbox's, which lets it reach nothing but the messages
                 raise UserError(
-                    f"the chat template of reranker.model= cannot be used ({' '.join(str(error).split())[:200]}); "
+                    f"the chat template of reranker.model= cannot be used ({in_one_line(error)[:200]}); "
                     "give another model, or mend its chat_template"
                 ) from None
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from rerankers.base import Log, Validate
 from rerankers.letter.rows import as_dataset
 from rerankers.training import RankingEvaluation, SetEpoch, arguments, train
@@ -81,7 +81,7 @@ def train_letters(reranker: LetterReranker, validate: Validate | None, log: Log)
     try:
         config = SFTConfig(**settings)
     except (ValueError, ImportError) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+        raise UserError(f"trainer: {in_one_line(error)}") from None
     tokenizer: PreTrainedTokenizerBase = reranker.tokenizer
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from data.errors import UserError
+from data.errors import UserError, in_one_line
 from rerankers.vip5.network import Vip5Network
 
 ADAPTER = r"\.adapters\.\w+\.(down|up)_sampler\."
@@ -106,9 +106,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
-        why = (
-            "it holds more than tensors" if isinstance(error, UnpicklingError) else " ".join(str(error).split())[:200]
-        )
+        why = "it holds more than tensors" if isinstance(error, UnpicklingError) else in_one_line(error)[:200]
         raise UserError(f"{path} cannot be read ({why}); give a state dict, .pth or .safetensors") from None
     if not isinstance(state, dict) or not all(isinstance(w, torch.Tensor) for w in state.values()):
         raise UserError(f"{path} is no state dict, tensors by name; give what torch.save(model.state_dict()) made")
