@@ -21,7 +21,7 @@ from data.pictures import Unavailable, to_jpeg
 from data.run_file import RunFile, read_run_file
 from experiments.endurance.breaking import Files
 from experiments.endurance.fuzzing import Reader
-from experiments.endurance.readers import BOM, Fixed, check_dataset, in_windows
+from experiments.endurance.read_datasets import BOM, Fixed, check_dataset, in_windows
 
 SIDE = 10_000
 
