@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.endurance import small
-from experiments.endurance.killing import killed
 from experiments.endurance.outcome import Endurance, Outcome
+from experiments.endurance.stopped_in_training import killed
 
 BASELINES = ["random", "popularity", "first_stage"]
 WORKERS = "trainer.dataloader_num_workers=2"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from experiments.endurance import small
 from experiments.endurance.canaries import PLANTED, SANDBOX, objects_that_mark, torch_file_that_marks, yaml_that_marks
-from experiments.endurance.killing import killed
 from experiments.endurance.outcome import Endurance, Outcome
+from experiments.endurance.stopped_in_training import killed
 
 WHAT = "a file's code was run, or the refusal was no sentence"
 TARGETS = {
