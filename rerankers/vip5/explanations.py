@@ -22,7 +22,7 @@ from rerankers.word_tokenizer import by_frequency
 
 FEATURES = 500  # words
 SHORTEST, LONGEST = 3, 40  # words of a sentence
-LETTERS = range(3, 31)  # of a feature
+LENGTHS_OF_FEATURES = range(3, 31)  # in letters
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*+")  # "don't" is one, and no content word
 END = re.compile(r"[.!?…]+(?!\d)|\n")  # 4.5 goes on
 
@@ -131,7 +131,11 @@ def content_words(texts: list[str]) -> tuple[str, ...]:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     by_texts = by_frequency(word for text in texts for word in set(words(text)))
-    content = (word for word in by_texts if len(word) in LETTERS and word.isalpha() and word not in ENGLISH_STOP_WORDS)
+    content = (
+        word
+        for word in by_texts
+        if len(word) in LENGTHS_OF_FEATURES and word.isalpha() and word not in ENGLISH_STOP_WORDS
+    )
     return tuple(islice(content, FEATURES))
 
 
