@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import typing
 from dataclasses import dataclass, field, fields
@@ -24,6 +23,7 @@ from experiments.launch import ROOT
 from experiments.metrics import NAMES, key
 from experiments.tracking import Tracker
 from rerankers.base import Reranker, TrainerConfig
+from rerankers.processes import n_processes
 
 UNUSED = {
     "full": ("size", "presentation", "negatives"),
@@ -189,7 +189,7 @@ def configure(cfg: DictConfig) -> Experiment:
         root=Path(paths.root).expanduser().resolve(),
         data=Path(paths.data).expanduser().resolve(),
         cache=places["cache"],
-        resolved=resolved | run | ({"processes": n} if (n := int(os.environ.get("WORLD_SIZE", 1))) > 1 else {}),
+        resolved=resolved | run | ({"processes": n} if (n := n_processes()) > 1 else {}),
     )
 
 

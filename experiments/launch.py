@@ -24,6 +24,7 @@ from yaml import YAMLError
 
 from data.errors import UserError
 from experiments.disk_full import no_space
+from rerankers.processes import n_processes
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +67,7 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, for deterministic kernels
     logging.raiseExceptions = False  # or a log on a full disk prints a traceback for each of its lines
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun, accelerate launch
+    if n_processes() > 1:  # torchrun, accelerate launch
         if program() not in ("train.py", "evaluate.py"):
             print(f"error: {program()} runs in one process; start it without torchrun", file=sys.stderr)
             sys.exit(2)
@@ -102,7 +103,7 @@ def told(error: Exception) -> str | None:
         return full
     if isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError | YAMLError):
         return sentence(error)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and LEFT_ALONE.search(str(error)):
+    if n_processes() > 1 and LEFT_ALONE.search(str(error)):
         return "another of the processes has ended, with an error of its own"
     if found := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+)\.", str(error)):
         how = PLUGINS.get(found[1], f"pip install hydra-{found[1].replace('_', '-')}")
@@ -164,7 +165,7 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def wrapped(cfg: Any) -> Any:
         from experiments import launch  # by name: launchers send this function to other processes
 
-        if launch.sweeping() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if launch.sweeping() and n_processes() > 1:
             raise UserError("torchrun trains one run; start a sweep without it, or name one job and hydra.mode=RUN")
         return launch.run_job(task, cfg) if launch.sweeping() else launch.run_alone(task, cfg)
 

@@ -26,6 +26,7 @@ import numpy as np
 from data.errors import UserError
 from experiments.runs import Run
 from experiments.tracking import NullTracker, Tracker
+from rerankers.processes import n_processes
 
 if TYPE_CHECKING:
     from experiments.config import Experiment
@@ -35,7 +36,7 @@ WAIT = timedelta(days=2)  # for the others, who may diagnose or wait for another
 
 
 def count() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return n_processes()
 
 
 def is_first() -> bool:

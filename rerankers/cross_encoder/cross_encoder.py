@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from rerankers.cross_encoder.records import facts, inputs, reports
 from rerankers.cross_encoder.rows import PairRows
 from rerankers.cross_encoder.scoring import DTYPES, FlagScorer, free_memory, score_pairs, score_requests
 from rerankers.cross_encoder.trainer import train_pairs
+from rerankers.processes import n_processes
 from rerankers.training import seed_everything
 
 log_ = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class CrossEncoderReranker(Reranker):
             raise UserError(
                 f"reranker.hard_negatives={self.hard_negatives} exceeds reranker.hard_neg_top_k={self.hard_neg_top_k}"
             )
-        if self.backend == "flag" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if self.backend == "flag" and n_processes() > 1:
             raise UserError("reranker.backend=flag scores in one process; leave it out, or start without torchrun")
         if self.backend == "flag" and self.dtype != "float32":
             raise UserError("reranker.backend=flag scores in float32; leave out reranker.dtype")
