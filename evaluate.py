@@ -37,7 +37,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     processes.follow(experiment)
     dataset = stages.load(experiment)
     evaluation = processes.run_of(run.folder / "evaluations" / experiment.identity(dataset))
-    with evaluation.lock(experiment.root):
+    with evaluation.alone(experiment.root):
         if processes.agreed(evaluation.complete and not experiment.force):
             mirror_the_rest(evaluation.folder, experiment.tracker)
         else:

@@ -57,7 +57,7 @@ def run_one(experiment: Experiment, dataset: Dataset) -> Path:
     from experiments.sync import mirror_the_rest
 
     run = processes.run_of(experiment.root / "runs" / experiment.name(dataset))
-    with run.lock(experiment.root):
+    with run.alone(experiment.root):
         if processes.agreed(run.complete and not experiment.force):
             other = "" if run.same_code else ", made by another version of the code"
             print(f"{run.folder.name} is finished already{other} (force=true redoes it).")

@@ -121,6 +121,8 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     with path.open("rb") as file:
         content = file.read(1 << 20)  # is not text in most cases of gigabytes that are none
         content += b"" if b"\0" in content else file.read()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path}, line 1: a text in UTF-16; save the file as {encoding}")
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: a NUL byte; is this a text file?")

@@ -64,7 +64,7 @@ def pooled(
     run = Run(experiment.root / "runs" / experiment.name(dataset))
     if not processes.is_first():
         return run.folder
-    with run.lock(experiment.root):
+    with run.alone(experiment.root):
         if run.complete and read_json(run.folder / "manifest.json")["folds"] == made_of and not experiment.force:
             print(f"{run.folder.name} is finished already (force=true redoes its folds).")
         else:

@@ -66,6 +66,7 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, for deterministic kernels
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns each time that it looks for unused weights
     logging.raiseExceptions = False  # or a log on a full disk prints a traceback for each of its lines
     if n_processes() > 1:  # torchrun, accelerate launch
         if program() not in ("train.py", "evaluate.py"):

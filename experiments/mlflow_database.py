@@ -10,11 +10,15 @@ from typing import Any
 SQLITE = "sqlite:///"
 
 
+def is_new(uri: str) -> bool:
+    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
+
+
 def make_database(uri: str, client: Callable[[str], Any]) -> None:
     """Where `uri` is a file that is not there. One process at a time. `client`: of an address."""
-    path = Path(uri.removeprefix(SQLITE))
-    if not uri.startswith(SQLITE) or path.exists():
+    if not is_new(uri):
         return
+    path = Path(uri.removeprefix(SQLITE))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)

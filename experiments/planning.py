@@ -21,8 +21,7 @@ from data.dataset import Dataset, sha256
 from data.errors import UserError
 from data.files import file_sha256, read_json
 from experiments.launch import sentence
-from experiments.runs import Run, code_sha256
-from experiments.sweep_mirror import is_free
+from experiments.runs import Run, code_sha256, is_free
 
 if TYPE_CHECKING:
     from experiments.config import Experiment

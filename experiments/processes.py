@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,8 +76,9 @@ def run_of(folder: Path) -> Run:
 class Follower(Run):
     """A run as all processes but the first see it: nothing is written."""
 
-    def lock(self, root: Path) -> AbstractContextManager[Any]:
-        return nullcontext()
+    @contextmanager
+    def alone(self, root: Path) -> Iterator[None]:
+        yield
 
     @contextmanager
     def start(self, resolved: dict[str, Any], force: bool, tracker: Tracker) -> Iterator[None]:

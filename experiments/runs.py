@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -37,7 +38,17 @@ PACKAGES = (
     "torch transformers trl peft sentence-transformers FlagEmbedding mlflow hydra-core omegaconf scikit-learn pandas "
     "numpy scipy accelerate safetensors"
 ).split()
+log = logging.getLogger(__name__)
 STATE = ("*.pt", "*.pth", "training_args.bin", "complete")  # of a checkpoint: what only continuing needs
+
+
+def is_free(lock: FileLock) -> bool:
+    """Whether no process holds a run's lock."""
+    try:
+        with lock.acquire(timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 class Run:
@@ -49,6 +60,15 @@ class Run:
         path = root / "cache" / "locks" / f"{self.folder.name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path)
+
+    @contextmanager
+    def alone(self, root: Path) -> Iterator[None]:
+        """Holds the lock; says so where it has to wait."""
+        lock = self.lock(root)
+        if not is_free(lock):
+            log.warning("another process is at work on %s; waiting for it", self.folder.name)
+        with lock:
+            yield
 
     @property
     def complete(self) -> bool:

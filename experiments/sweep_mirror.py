@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments.patience import Patience, patience_for, patiently, tell
 from experiments.run_mirror import mirrored
-from experiments.runs import Run
+from experiments.runs import Run, is_free
 from experiments.tracking import DOWN, PARENT, MLflowTracker, send
 
 
@@ -56,7 +56,7 @@ class SweepMirror:
     def _try(self, step: Callable[[], Any]) -> None:
         if self.down:
             return
-        self.tracker.client()  # its import takes seconds, for which no server is to blame
+        self.tracker.prepare()
         if error := patiently(self.patience, step):
             self.down = True
             tell(self.tracker.uri, error, "the sweep goes on")
@@ -92,14 +92,3 @@ class SweepMirror:
             if not folder.name or not is_free(lock):  # a process is at work on it
                 continue
             client.set_terminated(run.info.run_id, "KILLED")
-
-
-def is_free(lock: Any) -> bool:
-    """Whether no process holds a run's lock."""
-    from filelock import Timeout
-
-    try:
-        with lock.acquire(timeout=0):
-            return True
-    except Timeout:
-        return False

@@ -22,9 +22,9 @@ from experiments import launchers
 from experiments.findings import raise_failed, read_diagnosis
 from experiments.launch import JobFailed, cannot_run, sentence
 from experiments.planning import ABSENT, FINISHED, SAME, TO_DO, Job, Planner
-from experiments.runs import Run
+from experiments.runs import Run, is_free
 from experiments.summary import one_line
-from experiments.sweep_mirror import SweepMirror, is_free
+from experiments.sweep_mirror import SweepMirror
 from experiments.sweep_record import content_of, note, place, record_path, tags_of, turn, varying
 from experiments.tracking import RECORD, MLflowTracker
 

@@ -12,14 +12,14 @@ import logging
 import os
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from experiments.gpus import user
-from experiments.mlflow_database import make_database
+from experiments.mlflow_database import is_new, make_database
 from experiments.patience import SENDING, Patience, patience_for
 from experiments.run_mirror import RunMirror
 
@@ -57,7 +57,7 @@ class MLflowTracker(Tracker):
             folder, patience_for(self.uri), os.environ.get(PARENT), Path(record) if record else None
         )
         if not self.silent:
-            self.client()  # its import takes seconds, for which no server is to blame
+            self.prepare()
             self.mirror.open()
 
     def points(self, points: list[dict[str, Any]]) -> None:
@@ -73,7 +73,8 @@ class MLflowTracker(Tracker):
     ) -> RunMirror:
         return RunMirror(self, folder, patience, parent, record)
 
-    def client(self) -> Any:
+    def prepare(self) -> None:
+        """Imports, which take seconds for which no server is to blame. Nothing is opened."""
         # a request that MLflow repeats by itself, though the server has done it, makes a run twice
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -82,17 +83,27 @@ class MLflowTracker(Tracker):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         import mlflow
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
-        return mlflow.MlflowClient(self.uri)
+    def client(self) -> Any:
+        """Of a database whose tables are there: a client makes them where they are not, and a kill leaves a part."""
+        self.prepare()
+        from mlflow import MlflowClient
+
+        if is_new(self.uri):
+            with self._turn():
+                make_database(self.uri, MlflowClient)
+        return MlflowClient(self.uri)
+
+    def _turn(self) -> FileLock:
+        who = hashlib.sha256(f"{self.uri} {user()}".encode()).hexdigest()[:16]
+        return FileLock(Path(tempfile.gettempdir()) / f"rerankers-mlflow-{who}.lock")
 
     def experiment_id(self) -> str:
         """Made here the first time. Two processes that make a database's tables at once kill each other, so they
         take turns; a server makes its own."""
-        who = hashlib.sha256(f"{self.uri} {user()}".encode()).hexdigest()[:16]
-        turn = FileLock(Path(tempfile.gettempdir()) / f"rerankers-mlflow-{who}.lock")
-        with nullcontext() if self.uri.startswith("http") else turn:
-            make_database(self.uri, lambda uri: replace(self, uri=uri).client())
-            client = self.client()
+        client = self.client()
+        with nullcontext() if self.uri.startswith("http") else self._turn():
             found = client.get_experiment_by_name(self.experiment)
             if found:
                 return found.experiment_id
@@ -113,5 +124,5 @@ def send(
 ) -> bool:
     """Sends what is missing of a finished run folder, under a sweep's run if there is one; False if the server failed
     again."""
-    tracker.client()
+    tracker.prepare()
     return tracker.mirror_of(folder, patience, parent, record).finish(failed=False)

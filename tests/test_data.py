@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from data.dataset import Dataset, Ragged
 from data.download import download
 from data.errors import UserError
-from data.files import file_sha256
+from data.files import file_sha256, read_text
 from data.filters import drop_duplicates, drop_ratings_below, k_core
 from data.rows import read_rows
 from data.sources.demo import Demo
@@ -311,3 +311,9 @@ def test_movielens_is_downloaded_and_unpacked_once(server: str, tmp_path: Path) 
     (tmp_path / "store/ml-100k/u.data").write_text("\n".join(ratings()[:12]))
     with pytest.raises(UserError, match="has changed since it was downloaded"):
         MovieLens100K(name="m", url=server).load(tmp_path / "store")
+
+
+def test_a_text_in_utf_16_is_called_so(tmp_path: Path) -> None:
+    (path := tmp_path / "u.data").write_text("1\t2\t3\t4\n", encoding="utf-16")
+    with pytest.raises(UserError, match=r"line 1: a text in UTF-16; save the file as utf-8"):
+        read_text(path)

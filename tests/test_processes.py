@@ -65,7 +65,7 @@ def test_all_but_the_first_write_nothing(
     processes.follow(experiment)
     assert isinstance(experiment.tracker, NullTracker) and experiment.diagnose == "off"
     run = processes.run_of(tmp_path / "run")
-    with run.lock(tmp_path), run.start({}, False, experiment.tracker):
+    with run.alone(tmp_path), run.start({}, False, experiment.tracker):
         run.begin_training()
         assert run.log({"train_loss": 1.0}, 1) == [] and run.elapsed >= 0
         run.save_model(lambda folder: folder.mkdir(), {})

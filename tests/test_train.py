@@ -1,6 +1,7 @@
 """The commands from end to end: one run, one folder; repeats, kills, sweeps, evaluations, errors."""
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUICK, SMALL, TINY, command, only_run
+from filelock import FileLock
 
 from data.errors import UserError
 from evaluate import compare, with_overrides_of_the_run
 from experiments.config import configure
 from experiments.curves import read_curves
 from experiments.metrics import NAMES
+from experiments.runs import Run
 from experiments.significance import holm
 from train import train
 
@@ -249,3 +252,15 @@ def test_real_movielens_end_to_end(config: Callable[..., Any], shared_data: Path
     retrieved = train(config("dataset=ml_100k", path, "reranker=first_stage", small=False))
     assert retrieved["test/ceiling/recall_at_50"] >= 0.44
     assert retrieved["test/ndcg_at_10"] == pytest.approx(metrics["test/ndcg_at_10"])
+
+
+def test_a_second_process_says_that_it_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(tmp_path / "runs" / "a")
+    held = FileLock(run.lock(tmp_path).lock_file, thread_local=False)
+    held.acquire()
+    threading.Timer(0.3, held.release).start()
+    with run.alone(tmp_path):
+        assert "another process is at work on a; waiting for it" in caplog.text
+    caplog.clear()
+    with run.alone(tmp_path):
+        assert not caplog.text

@@ -59,7 +59,6 @@ STAGES = [
     ("evaluation", "after:metrics.json", 1),
     ("evaluation", "half:manifest.json", 1),
     ("MLflow logging", f"{CLIENT}.log_batch", 4),
-    ("MLflow logging", "half:metrics.json", 1),  # MLflow's copy of it
     ("MLflow logging", f"{CLIENT}.log_artifact", 4),
     ("MLflow logging", f"{CLIENT}.set_terminated", 1),
 ]

@@ -140,21 +140,9 @@ def _halve(pattern: str, death: Death, end: Callable[[], None]) -> None:
     _around(safetensors.torch, "serialize_file", "after", lambda tensors, path, *args, **kwargs: tear(path))
     _around(torch, "save", "after", lambda value, path, *args, **kwargs: tear(path))
     _around(pyarrow.parquet, "write_table", "after", lambda table, path, *args, **kwargs: tear(path))
-    _around(shutil, "copyfileobj", "after", lambda source, target, *args, **kwargs: _torn_copy(source, target, tear))
     from experiments.runs import Run
 
     _around(Run, "log", "after", lambda run, *args, **kwargs: tear(run.folder / "curves.jsonl", appended=True))
-
-
-def _torn_copy(source: Any, target: Any, tear: Callable[..., None]) -> None:
-    """MLflow's copies: the pattern is of what is copied, what is torn is the copy."""
-    target.flush()
-    copied, name = Path(str(target.name)), Path(str(getattr(source, "name", "")))
-    shown = copied.with_name(name.name + ".partial")
-    if isinstance(target.name, str):
-        os.link(copied, shown)
-        tear(shown)
-        shown.unlink()
 
 
 def _half_of(folder: Any, pattern: str, death: Death) -> None:
