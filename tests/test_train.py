@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUICK, SMALL, TINY, command, only_run
-from filelock import FileLock
 
 from data.errors import UserError
 from evaluate import compare, with_overrides_of_the_run
@@ -255,12 +255,19 @@ def test_real_movielens_end_to_end(config: Callable[..., Any], shared_data: Path
 
 
 def test_a_second_process_says_that_it_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = Run(tmp_path / "runs" / "a")
-    held = FileLock(run.lock(tmp_path).lock_file, thread_local=False)
-    held.acquire()
-    threading.Timer(0.3, held.release).start()
+    run, held = Run(tmp_path / "runs" / "a"), threading.Event()
+
+    def other() -> None:
+        with run.lock(tmp_path):
+            held.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    held.wait()
     with run.alone(tmp_path):
         assert "another process is at work on a; waiting for it" in caplog.text
+    thread.join()
     caplog.clear()
     with run.alone(tmp_path):
         assert not caplog.text
