@@ -101,7 +101,8 @@ def outcomes_of(case: str, settings: Endurance) -> list[Outcome]:
             now = time.time()
             said = f"{case}: {outcome.fault}: survived {outcome.survived:,} of {outcome.tried:,}"
             note = f", {outcome.note}" if outcome.note else ""
-            print(f"{said}{note}, {now - before:.0f} s", flush=True)
+            seconds = f", {now - before:.0f} s" if now - before >= 1 else ""  # the first of several that come together
+            print(f"{said}{note}{seconds}", flush=True)
             for failure in outcome.failures[:3]:
                 print(f"    {failure}", flush=True)
             before = now
@@ -116,7 +117,7 @@ def show(found: dict[str, list[Outcome]], minutes: float) -> None:
     from rich.table import Table
 
     out = Table(title=f"what it survives, tried in {minutes:.0f} minutes")
-    for column in ("case", "fault", "tried", "survived", "lost", ""):
+    for column in ("case", "fault", "tried", "survived", "lost", "measured"):
         out.add_column(column, justify="right" if column in ("tried", "survived") else "left")
     for case, outcomes in found.items():
         for fault in dict.fromkeys(outcome.fault for outcome in outcomes):
