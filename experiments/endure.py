@@ -12,12 +12,14 @@ was lost.
 from __future__ import annotations
 
 import importlib
+import os
 import tempfile
+import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +95,7 @@ def outcomes_of(case: str, settings: Endurance) -> list[Outcome]:
     """One case, a line for each outcome as it comes. A case that breaks itself is an outcome too."""
     from experiments.endurance.outcome import Outcome
 
+    threading.Thread(target=die_with_the_parent, daemon=True).start()
     found: list[Outcome] = []
     before = time.time()
     try:
@@ -110,6 +113,14 @@ def outcomes_of(case: str, settings: Endurance) -> list[Outcome]:
         found.append(Outcome(f"{case} as a whole", 1, 0, "the case itself", failures=[repr(error)]))
         print(f"{case}: {error!r}", flush=True)
     return found
+
+
+def die_with_the_parent() -> None:
+    """A case does not go on alone when the command is killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def show(found: dict[str, list[Outcome]], minutes: float) -> None:
