@@ -122,7 +122,8 @@ def from_trec(path: Path) -> Pairs:
     user, _, docid, place, value, _ = words.reshape(-1, 6).T
     scores = _numbers(path, pa.array(value, type=pa.string()), line[::6] + 1)
     (request, requests), (item, items) = pd.factorize(user), pd.factorize(docid)
-    rank = np.asarray(pd.to_numeric(place, errors="coerce"), dtype=np.float64)
+    rank = np.array(pd.to_numeric(place, errors="coerce"), dtype=np.float64)
+    rank[~np.isfinite(rank)] = np.nan
     order = np.lexsort((rank, request))
     inside = np.diff(request[order]) == 0
     down, up = np.diff(rank[order])[inside] > 0, np.diff(scores[order])[inside] > 0
@@ -218,6 +219,10 @@ class Codes:
             raise UserError(
                 f"{self.path}: the {self.name} is of type {column.type}; it must be a text or a number"
             ) from None
+        try:
+            coded.dictionary.validate(full=True)
+        except pa.ArrowInvalid:
+            raise UserError(f"{self.path}: a {self.name} is not UTF-8 text; write the file again") from None
         number = self.number
         here = [number.setdefault(text, len(number)) for text in coded.dictionary.to_pylist()]
         return np.array(here, dtype=np.int32)[coded.indices.to_numpy()]

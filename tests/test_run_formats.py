@@ -1,13 +1,18 @@
 """The forms of a run file and the mistakes in them."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data.errors import UserError
 from data.run_file import ONLY, read_run_file
+from data.run_formats import from_parquet, from_trec
 
 
 def same_lists(tmp_path: Path, name: str, content: str) -> list[tuple[str, list[str], list[float]]]:
@@ -96,3 +101,17 @@ def test_parquet_of_numbers_categories_and_ranks(tmp_path: Path) -> None:
     run = read_run_file(tmp_path / "a.parquet", "key")[ONLY]
     assert run.requests.tolist() == ["7", "8"] and run.items[run.item].tolist() == ["a", "b", "a"]
     assert run.scores.tolist() == [-2.0, -1.0, -1.0]
+
+
+def test_ids_that_are_no_text_and_ranks_without_end(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.int32([0, 1]).tobytes()), pa.py_buffer(b"\xf6")]
+    )
+    table = pa.table({"request": bad, "candidate": pa.array(["a"]), "score": pa.array([1.0])})
+    pq.write_table(table, tmp_path / "run.parquet")
+    with pytest.raises(UserError, match=r"run\.parquet: a request is not UTF-8 text"):
+        from_parquet(tmp_path / "run.parquet")
+    (tmp_path / "run.trec").write_text("q Q0 a 1e400 2 x\nq Q0 b 1e400 1 x\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert from_trec(tmp_path / "run.trec").scores is not None

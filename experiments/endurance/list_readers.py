@@ -85,7 +85,7 @@ def read_csv(folder: Path, skip: bool) -> None:
     path = folder / "lists.csv"
     found = check_run_file(path)
     rows = [row for row in csv.reader(io.StringIO(read_text(path))) if any(cell.strip() for cell in row)]
-    header = [name.strip().lower() for name in rows[0]]
+    header = [name.strip().lower() for name in rows[0]] if rows else []
     if "item_id" in header and '"' not in read_text(path):
         assert sum(len(run.row) for run in found.values()) == len(rows) - 1, "pairs are missing or too many"
 
