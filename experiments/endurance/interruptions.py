@@ -28,6 +28,7 @@ from experiments.endurance.films import write_films
 from experiments.endurance.forks import Forks
 from experiments.endurance.outcome import Endurance, Outcome
 from experiments.endurance.whole import leftovers, torn, unlike
+from experiments.tracking import MLflowTracker
 
 SIDE_BY_SIDE = 2
 RANDOM = 4  # kills at random moments for each reranker
@@ -99,6 +100,7 @@ def chains(reranker: str, settings: Endurance, more: list[str]) -> list[Outcome]
     drawn = random.Random(f"{settings.seed} {reranker}")
     with Forks() as forks:
         placed = Chain(forks, folder / "placed", words(reranker, folder / "placed", *more), folder / "unbroken")
+        MLflowTracker(f"sqlite:///{placed.root}/mlflow.db").client()  # its tables: made meanwhile, they take all of it
         for stage, place, nth in stages:
             placed.kill(stage, place, nth)
         placed.end()
