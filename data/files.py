@@ -23,7 +23,10 @@ from data.errors import UserError, in_one_line
 
 csv.field_size_limit(1 << 30)  # by default a text of more than 131,072 characters is an error
 HOST = re.sub(r"[^\w-]", "-", platform.node())  # in the names of partial files: process ids are a machine's own
-SAFE_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser of `yaml.safe_load`, where there is one
+# PyYAML's own, for `!!int ''`, `!!bool 2`, `!!timestamp x`, 2001-99-99, bytes that are no text, a thousand brackets
+UNREADABLE = (ValueError, LookupError, AttributeError, RecursionError)
+SafeYaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser of `yaml.safe_load`, where there is one
+LONG = 16_384  # characters; libyaml recurses in C, and 30,000 brackets kill the process
 
 
 def existing_file(path: Path, key: str) -> Path:
@@ -102,8 +105,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """Plain values alone, a UserError for anything else: 1 ms for a run's config where OmegaConf takes 20."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_YAML)
-    except yaml.YAMLError as error:
+        text = path.read_text(encoding="utf-8")
+        loader = (SafeYaml if len(text) < LONG else yaml.SafeLoader)(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, *UNREADABLE) as error:
         raise UserError(f"{path} cannot be read: {in_one_line(error)}") from None
 
 

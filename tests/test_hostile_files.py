@@ -1,9 +1,12 @@
 """Nothing that comes as a file is run: pickles, code and names of code are refused before anything is opened."""
 
+import io
+import pickletools
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -66,12 +69,18 @@ def test_a_folder_with_a_pickle_or_code_is_not_opened(fault: str, loader: str, m
 
 
 def test_the_canaries_sing(tmp_path: Path) -> None:
-    """What is refused above would leave its mark where it is read without care."""
-    for number, content in enumerate((pickle_that_marks, torch_file_that_marks)):
-        (file := tmp_path / f"{number}.pt").write_bytes(content(tmp_path / f"mark{number}"))
-        with pytest.raises(Exception):  # noqa: B017  # what it has opened is no state
-            torch.load(file, weights_only=False)["weights"]
-        assert (tmp_path / f"mark{number}").exists()
+    """What is refused above would open its mark for writing; shown by its opcodes, as nothing here unpickles."""
+    mark = tmp_path / "mark"
+    steps = [(code.name, value) for code, value, _ in pickletools.genops(pickle_that_marks(mark))]
+    words = [("MARK", None), ("UNICODE", str(mark)), ("UNICODE", "w"), ("TUPLE", None)]
+    assert steps == [("GLOBAL", "__builtin__ open"), *words, ("REDUCE", None), ("STOP", None)]
+    with zipfile.ZipFile(io.BytesIO(torch_file_that_marks(mark))) as archive:
+        assert archive.read("archive/data.pkl") == pickle_that_marks(mark)
+    for content in (pickle_that_marks, torch_file_that_marks):
+        (file := tmp_path / "weights.pt").write_bytes(content(mark))
+        with pytest.raises(UnpicklingError, match=r"Unsupported global: GLOBAL (__builtin__\.)?open"):
+            torch.load(file, weights_only=True)
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(
@@ -199,6 +208,28 @@ def test_yaml_makes_no_objects(tmp_path: Path) -> None:
     assert not (tmp_path / "mark").exists()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a: [1,",
+        b"a: !!int ''",
+        b"a: !!bool 2",
+        b"a: !!timestamp x",
+        b"a: 2001-99-99",
+        b"a: " + b"9" * 5000,
+        b"\xff\xfea: 1",
+        b"a: \x00",
+        b"[" * 100_000 + b"]" * 100_000,
+    ],
+    ids=lambda content: repr(content[:20]),
+)
+def test_a_config_that_is_none_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"config.yaml cannot be read: ") as caught:
+        config_of(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_cached_features_hold_no_objects(demo: Any, tmp_path: Path) -> None:
     encoder = str(clip(tmp_path / "clip"))
     image_features(demo.catalog, encoder, 32, tmp_path)
@@ -211,12 +242,6 @@ def test_cached_features_hold_no_objects(demo: Any, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is damaged"):
             image_features(demo.catalog, encoder, 32, tmp_path)
     assert not (tmp_path / "mark").exists()
-
-
-def killed(run: Run, values: dict[str, float], step: int) -> list[Any]:
-    if step > 2:
-        raise KeyboardInterrupt
-    return []
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "rng_state.pth", "scheduler.pt"])
