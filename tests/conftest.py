@@ -106,6 +106,15 @@ def uri(database: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
+@pytest.fixture
+def two_rerankers(tmp_path: Path) -> dict[str, list[Path]]:
+    """Finished runs of bert4rec and sasrec with three seeds each: reranker -> folders."""
+    from run_folders import SEEDS, write_run
+
+    skills = {"bert4rec": 0.4, "sasrec": 2.0}
+    return {name: [write_run(tmp_path, name, seed, skill) for seed in SEEDS] for name, skill in skills.items()}
+
+
 @pytest.fixture(scope="session")
 def demo() -> Dataset:
     return Demo(name="demo", n_users=120, n_items=60, mean_length=12).load(Path())

@@ -13,6 +13,7 @@ from data.files import write_json, write_parquet
 from experiments.metrics import Ranks, measure
 
 N, WIDTH, KS = 60, 20, [1, 5, 10]
+SEEDS = (0, 1, 2)
 
 
 def ranks_of(seed: int, skill: float) -> np.ndarray:

@@ -7,36 +7,17 @@ from typing import Any
 
 import pytest
 from conftest import command
+from drawn_figures import only, selection
 from omegaconf import DictConfig
 from run_folders import write_run
 
 from data.errors import UserError
 from data.files import write_json
-from experiments.collect import Selection, select
 from experiments.figure_style import FORMATS, inline_svg, rendered
 from experiments.figures import draw, figures
 
-SEEDS = (0, 1, 2)
 
-
-def selection(root: Path, pattern: str = "*") -> Selection:
-    return select(root, None, [pattern])
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> dict[str, list[Path]]:
-    """bert4rec and sasrec with three seeds each."""
-    skills = {"bert4rec": 0.4, "sasrec": 2.0}
-    return {name: [write_run(tmp_path, name, seed, skill) for seed in SEEDS] for name, skill in skills.items()}
-
-
-def only(root: Path, name: str, **settings: Any) -> Any:
-    (figure,), skipped = draw(selection(root), [name], **settings)
-    assert skipped == [] and figure.caption.endswith(".") and "\n" not in figure.caption
-    return figure
-
-
-def test_the_same_runs_give_the_same_bytes(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+def test_the_same_runs_give_the_same_bytes(tmp_path: Path, two_rerankers: dict[str, list[Path]]) -> None:
     once, again = (
         [rendered(f, form) for f in draw(selection(tmp_path), ["curves", "cost"])[0] for form in FORMATS]
         for _ in range(2)
@@ -52,7 +33,7 @@ def test_embedding_the_fonts_of_a_pdf_logs_nothing(tmp_path: Path, caplog: pytes
 
 
 def test_svg_for_a_page_has_its_caption_text_as_text_and_ids_of_its_own(
-    tmp_path: Path, two: dict[str, list[Path]]
+    tmp_path: Path, two_rerankers: dict[str, list[Path]]
 ) -> None:
     drawn, _ = draw(selection(tmp_path), ["recall_at_k", "cost"])
     elements = [inline_svg(figure) for figure in drawn]
@@ -66,7 +47,10 @@ def test_svg_for_a_page_has_its_caption_text_as_text_and_ids_of_its_own(
 
 
 def test_the_command_writes_files_and_says_what_each_shows(
-    tmp_path: Path, two: dict[str, list[Path]], config: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    two_rerankers: dict[str, list[Path]],
+    config: Callable[..., DictConfig],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def ask(*words: str) -> DictConfig:
         return config("runs=[tiny-*]", *words, small=False, name="figures")
@@ -90,7 +74,7 @@ def test_the_command_writes_files_and_says_what_each_shows(
 
 def test_figures_go_to_the_sweeps_run_in_mlflow_and_its_failure_is_a_warning(
     tmp_path: Path,
-    two: dict[str, list[Path]],
+    two_rerankers: dict[str, list[Path]],
     config: Callable[..., DictConfig],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -101,7 +85,11 @@ def test_figures_go_to_the_sweeps_run_in_mlflow_and_its_failure_is_a_warning(
         def log_artifact(self, run: str, path: str, folder: str) -> None:
             sent.append((run, Path(path).name, folder))
 
-    jobs = [{"overrides": [], "run": folder.name, "error": None} for folders in two.values() for folder in folders]
+    jobs = [
+        {"overrides": [], "run": folder.name, "error": None}
+        for folders in two_rerankers.values()
+        for folder in folders
+    ]
     record = {"name": "one", "experiment": None, "swept": ["seed"], "jobs": jobs, "table": None}
     write_json(tmp_path / "sweeps" / "one.json", record | {"mlflow": {"uri": "u", "run_id": "r"}})
     monkeypatch.setattr("experiments.tracking.MLflowTracker.client", lambda self: Client())

@@ -7,37 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_figures import only, selection
 from matplotlib.text import Text
-from run_folders import WIDTH, N, write_run
+from run_folders import SEEDS, WIDTH, N, write_run
 
 from data.errors import UserError
 from data.files import read_json, write_json
-from experiments.collect import Selection, select
 from experiments.figure_curves import smoothed
 from experiments.figure_slices import bins, printed
 from experiments.figure_style import overlap
 from experiments.figures import draw
 from experiments.significance import bootstrap_interval
 from experiments.training_checks import Curve
-
-SEEDS = (0, 1, 2)
-
-
-def selection(root: Path, pattern: str = "*") -> Selection:
-    return select(root, None, [pattern])
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> dict[str, list[Path]]:
-    """bert4rec and sasrec with three seeds each."""
-    skills = {"bert4rec": 0.4, "sasrec": 2.0}
-    return {name: [write_run(tmp_path, name, seed, skill) for seed in SEEDS] for name, skill in skills.items()}
-
-
-def only(root: Path, name: str, **settings: Any) -> Any:
-    (figure,), skipped = draw(selection(root), [name], **settings)
-    assert skipped == [] and figure.caption.endswith(".") and "\n" not in figure.caption
-    return figure
 
 
 def lines(axes: Any) -> dict[str, Any]:
@@ -53,11 +34,11 @@ def mean_metric(folders: list[Path], name: str) -> float:
 
 
 def test_recall_at_k_is_drawn_from_ranks_with_bands_and_the_chance_of_each_k(
-    tmp_path: Path, two: dict[str, list[Path]]
+    tmp_path: Path, two_rerankers: dict[str, list[Path]]
 ) -> None:
     axes = only(tmp_path, "recall_at_k").drawing.axes[0]
     drawn = lines(axes)
-    for name, folders in two.items():
+    for name, folders in two_rerankers.items():
         share = [np.mean([(t["rank"] <= k).mean() for t in tables(folders)]) for k in range(1, WIDTH + 1)]
         np.testing.assert_allclose(drawn[name].get_ydata(), share, atol=1e-12)
         np.testing.assert_array_equal(drawn[name].get_xdata(), range(1, WIDTH + 1))
@@ -65,7 +46,9 @@ def test_recall_at_k_is_drawn_from_ranks_with_bands_and_the_chance_of_each_k(
     found = (N - 3) / N  # requests whose list holds the item
     np.testing.assert_allclose(drawn["chance"].get_ydata(), found * np.arange(1, WIDTH + 1) / WIDTH)
     assert list(drawn["first stage (EASE)"].get_xdata()) == [1, 5, 10]  # its ranks are not recorded
-    per_request = np.mean([[t["rank"] <= k for k in range(1, WIDTH + 1)] for t in tables(two["bert4rec"])], axis=0).T
+    per_request = np.mean(
+        [[t["rank"] <= k for k in range(1, WIDTH + 1)] for t in tables(two_rerankers["bert4rec"])], axis=0
+    ).T
     low, _ = bootstrap_interval(per_request, 0)
     band = axes.collections[0].get_paths()[0].vertices
     assert any(np.allclose(point, (5, low[4])) for point in band)
@@ -73,16 +56,16 @@ def test_recall_at_k_is_drawn_from_ranks_with_bands_and_the_chance_of_each_k(
 
 @pytest.mark.parametrize(("metric", "k"), [("ndcg_at_10", 10), ("recall_at_5", 5), ("precision_at_3", 1)])
 def test_the_sentence_of_recall_at_k_is_of_recall(
-    tmp_path: Path, two: dict[str, list[Path]], metric: str, k: int
+    tmp_path: Path, two_rerankers: dict[str, list[Path]], metric: str, k: int
 ) -> None:
-    for folder in [folder for folders in two.values() for folder in folders]:
+    for folder in [folder for folders in two_rerankers.values() for folder in folders]:
         metrics, manifest = read_json(folder / "metrics.json"), read_json(folder / "manifest.json")
         metrics |= {f"test/{row}precision_at_3": 0.5 for row in ("", "chance/", "first_stage/", "popularity/")}
         write_json(folder / "metrics.json", metrics)
         write_json(folder / "manifest.json", manifest | {"metrics": [*manifest["metrics"], "precision_at_3"]})
     caption = only(tmp_path, "recall_at_k", metric=metric).caption
-    best = max(two, key=lambda name: mean_metric(two[name], f"recall_at_{k}"))
-    value = mean_metric(two[best], f"recall_at_{k}")
+    best = max(two_rerankers, key=lambda name: mean_metric(two_rerankers[name], f"recall_at_{k}"))
+    value = mean_metric(two_rerankers[best], f"recall_at_{k}")
     assert f"highest Recall@{k} is {value:.3f}, of {best} (first stage (EASE) " in caption and "NDCG" not in caption
     assert f"chance {k / WIDTH:.3f})" in caption
 
@@ -95,8 +78,8 @@ def test_runs_without_ranks_are_drawn_at_the_ks_of_their_protocol(tmp_path: Path
     assert line.get_ydata()[1] == pytest.approx(mean_metric([folder], "recall_at_5"))
 
 
-def test_a_fused_row_is_drawn_where_all_seeds_have_it(tmp_path: Path, two: dict[str, list[Path]]) -> None:
-    for place, folder in enumerate([*two["bert4rec"], two["sasrec"][0]]):
+def test_a_fused_row_is_drawn_where_all_seeds_have_it(tmp_path: Path, two_rerankers: dict[str, list[Path]]) -> None:
+    for place, folder in enumerate([*two_rerankers["bert4rec"], two_rerankers["sasrec"][0]]):
         table, metrics = pd.read_parquet(folder / "per_request.parquet"), read_json(folder / "metrics.json")
         for name in [name for name in table if name.startswith(("recall", "ndcg"))]:
             table[f"fused/{name}"] = table[name] * (0.9 + 0.01 * place)
@@ -107,12 +90,12 @@ def test_a_fused_row_is_drawn_where_all_seeds_have_it(tmp_path: Path, two: dict[
     assert {figure.name for figure in drawn} == {"curves", "recall_at_k", "cost", "wins", "slices"}
     of_recall = lines(next(figure for figure in drawn if figure.name == "recall_at_k").drawing.axes[0])
     assert "bert4rec + first stage" in of_recall and "sasrec + first stage" not in of_recall
-    fused = np.mean([table["fused/recall_at_5"].mean() for table in tables(two["bert4rec"])])
+    fused = np.mean([table["fused/recall_at_5"].mean() for table in tables(two_rerankers["bert4rec"])])
     assert of_recall["bert4rec + first stage"].get_ydata()[1] == pytest.approx(fused)
 
 
 def test_curves_have_the_loss_of_chance_and_the_chance_of_the_metric(
-    tmp_path: Path, two: dict[str, list[Path]]
+    tmp_path: Path, two_rerankers: dict[str, list[Path]]
 ) -> None:
     axes = only(tmp_path, "curves").drawing.axes
     assert len(axes) == 4
@@ -129,7 +112,9 @@ def test_curves_have_the_loss_of_chance_and_the_chance_of_the_metric(
     assert valid.get_ylim() == axes[3].get_ylim()
 
 
-def test_the_rows_of_curves_are_named_in_titles_or_in_the_legend(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+def test_the_rows_of_curves_are_named_in_titles_or_in_the_legend(
+    tmp_path: Path, two_rerankers: dict[str, list[Path]]
+) -> None:
     def legend_of(pattern: str) -> list[str]:
         (figure,), _ = draw(selection(tmp_path, pattern), ["curves"])
         return [text.get_text().replace("\n  ", " ") for text in figure.drawing.legends[0].get_texts()]
@@ -137,7 +122,7 @@ def test_the_rows_of_curves_are_named_in_titles_or_in_the_legend(tmp_path: Path,
     chance = "chance (of validation: that of the test)"
     assert legend_of("*") == [chance], "the panels' titles are bert4rec and sasrec"
     assert legend_of("tiny-sasrec-*") == ["sasrec", chance]
-    for folder in two["sasrec"]:
+    for folder in two_rerankers["sasrec"]:
         points = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
         kept = [json.dumps(point) for point in points if point["name"].startswith("valid")]
         (folder / "curves.jsonl").write_text("\n".join(kept) + "\n")
@@ -205,16 +190,18 @@ def test_blocks_of_candidates_are_a_sweep_with_the_chance_of_each(tmp_path: Path
     assert list(chance.get_xdata()) == [10, 20, 40] and list(chance.get_ydata()) == [5 / 10, 5 / 20, 5 / 40]
 
 
-def test_cost_has_milliseconds_and_intervals_over_requests(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+def test_cost_has_milliseconds_and_intervals_over_requests(
+    tmp_path: Path, two_rerankers: dict[str, list[Path]]
+) -> None:
     figure = only(tmp_path, "cost")
     axes = figure.drawing.axes[0]
     point = lines(axes)["sasrec"]
     assert point.get_xdata()[0] == pytest.approx(0.4) and axes.get_xscale() == "log"
-    assert point.get_ydata()[0] == pytest.approx(mean_metric(two["sasrec"], "recall_at_5"))
+    assert point.get_ydata()[0] == pytest.approx(mean_metric(two_rerankers["sasrec"], "recall_at_5"))
     assert set(lines(axes)["chance"].get_ydata()) == {5 / WIDTH}
     texts = [text.get_text() for text in axes.texts]
     assert texts == ["bert4rec\n(2.5 s training)", "sasrec\n(2.5 s training)"]
-    low, high = bootstrap_interval(np.mean([t["recall_at_5"] for t in tables(two["sasrec"])], axis=0), 0)
+    low, high = bootstrap_interval(np.mean([t["recall_at_5"] for t in tables(two_rerankers["sasrec"])], axis=0), 0)
     bars = [segment for group in axes.collections for segment in group.get_segments()]
     assert any(np.allclose(bar, [[0.4, low], [0.4, high]]) for bar in bars)
 
@@ -230,9 +217,9 @@ def test_labels_of_cost_do_not_overlap(tmp_path: Path, n: int) -> None:
     assert len(boxes) == n and max(pairs) < 3  # pixels
 
 
-def test_wins_are_counted_and_sorted(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+def test_wins_are_counted_and_sorted(tmp_path: Path, two_rerankers: dict[str, list[Path]]) -> None:
     figure = only(tmp_path, "wins", a="sasrec", b="bert4rec", metric="ndcg_at_10")
-    a, b = (np.mean([t["ndcg_at_10"] for t in tables(two[name])], axis=0) for name in ("sasrec", "bert4rec"))
+    a, b = (np.mean([t["ndcg_at_10"] for t in tables(two_rerankers[name])], axis=0) for name in ("sasrec", "bert4rec"))
     wins, losses = int((a - b > 1e-12).sum()), int((b - a > 1e-12).sum())
     assert f"{wins} wins, {N - wins - losses} equal, {losses} losses, mean {(a - b).mean():+.4f}" in figure.caption
     above, below = figure.drawing.axes[0].patches[:2]
@@ -243,16 +230,16 @@ def test_wins_are_counted_and_sorted(tmp_path: Path, two: dict[str, list[Path]])
 
 
 def test_wins_compare_the_choice_of_validation_with_the_first_stage(
-    tmp_path: Path, two: dict[str, list[Path]]
+    tmp_path: Path, two_rerankers: dict[str, list[Path]]
 ) -> None:
     assert "of sasrec minus that of first stage (EASE) for each of 60 requests" in only(tmp_path, "wins").caption
 
 
-def test_slices_are_means_of_quantile_bins(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+def test_slices_are_means_of_quantile_bins(tmp_path: Path, two_rerankers: dict[str, list[Path]]) -> None:
     figure = only(tmp_path, "slices")
     by_length, by_popularity = figure.drawing.axes
-    table = tables(two["sasrec"])[0]
-    values = np.mean([t["recall_at_5"] for t in tables(two["sasrec"])], axis=0)
+    table = tables(two_rerankers["sasrec"])[0]
+    values = np.mean([t["recall_at_5"] for t in tables(two_rerankers["sasrec"])], axis=0)
     for axes, column in ((by_length, "history_length"), (by_popularity, "target_popularity")):
         expected, n = [], 0
         for text in axes.get_xticklabels():
@@ -269,7 +256,7 @@ def test_slices_are_means_of_quantile_bins(tmp_path: Path, two: dict[str, list[P
     assert lines(by_length)["chance"].get_ydata()[0] == pytest.approx(found[first].mean() * 5 / WIDTH)
 
 
-def test_points_of_slices_stand_around_their_ticks(tmp_path: Path, two: dict[str, list[Path]]) -> None:
+def test_points_of_slices_stand_around_their_ticks(tmp_path: Path, two_rerankers: dict[str, list[Path]]) -> None:
     def places(pattern: str) -> list[float]:
         (figure,), _ = draw(selection(tmp_path, pattern), ["slices"])
         return [line.get_xdata()[1] for line in figure.drawing.axes[0].lines if line.get_marker() not in ("", "None")]
