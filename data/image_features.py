@@ -91,12 +91,19 @@ class Encoder:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         name = self.name
-        origin: dict[str, Any] = {"revision": self.checkpoint.revision, "trust_remote_code": False}
+        revision = self.checkpoint.revision
         clip: Any = CLIPVisionModelWithProjection
+        pixels: Any = CLIPImageProcessorPil
         with loading(name):
-            processor = CLIPImageProcessorPil.from_pretrained(name, **origin)
+            processor = pixels.from_pretrained(name, revision=revision, trust_remote_code=False)
             model, info = clip.from_pretrained(
-                name, config=self.config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **origin
+                name,
+                revision=revision,
+                trust_remote_code=False,
+                config=self.config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
             )
         if lacking := sorted(info["missing_keys"]):
             raise UserError(

@@ -121,11 +121,15 @@ class Writer:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self.checkpoint, self.prompt, self.max_new_tokens = checkpoint, prompt, max_new_tokens
-        origin = {"revision": checkpoint.revision, "trust_remote_code": False}
         with loading(checkpoint.name):
-            self.reader = _reader(checkpoint, origin)  # a processor, or the tokenizer of a language model
+            self.reader = _reader(checkpoint)  # a processor, or the tokenizer of a language model
             model, info = CLASSES[checkpoint.kind].from_pretrained(
-                checkpoint.name, dtype=dtype(), use_safetensors=True, output_loading_info=True, **origin
+                checkpoint.name,
+                revision=checkpoint.revision,
+                trust_remote_code=False,
+                dtype=dtype(),
+                use_safetensors=True,
+                output_loading_info=True,
             )
         if lacking := sorted(info["missing_keys"]):
             raise UserError(
@@ -220,21 +224,22 @@ class Writer:
         return text[: max((end for _, end in ends), default=0)]
 
 
-def _reader(checkpoint: Checkpoint, origin: dict[str, Any]) -> Any:
+def _reader(checkpoint: Checkpoint) -> Any:
+    name, revision = checkpoint.name, checkpoint.revision
     if checkpoint.kind == LANGUAGE:
-        return AutoTokenizer.from_pretrained(checkpoint.name, **origin)
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     own: Any = PROCESSOR_MAPPING.get(type(checkpoint.config), None)
     if is_torchvision_available() or own is None or "video_processor" not in own.get_attributes():
-        return AutoProcessor.from_pretrained(checkpoint.name, **origin)
+        return AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
 
     class WithoutVideos(own):  # type: ignore[misc, valid-type]  # a Qwen-VL's needs torchvision, for videos alone
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
             """Allows None for the video processor."""
 
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **origin)
-    settings, _ = own.get_processor_dict(checkpoint.name, **origin)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    settings, _ = own.get_processor_dict(name, revision=revision, trust_remote_code=False)
     return WithoutVideos(
-        image_processor=AutoImageProcessor.from_pretrained(checkpoint.name, **origin),
+        image_processor=AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False),
         tokenizer=tokenizer,
         video_processor=None,
         chat_template=settings.get("chat_template") or tokenizer.chat_template,

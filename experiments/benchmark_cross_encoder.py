@@ -71,8 +71,10 @@ def save_minilm(folder: Path, pairs: Pairs) -> str:
 
         source = Path(package.__file__).parent / "model"
         with quiet():
-            model: Any = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
-        tokenizer, what = AutoTokenizer.from_pretrained(source), "all-MiniLM-L6-v2"
+            model: Any = AutoModelForSequenceClassification.from_pretrained(
+                source, num_labels=1, trust_remote_code=False
+            )
+        tokenizer, what = AutoTokenizer.from_pretrained(source, trust_remote_code=False), "all-MiniLM-L6-v2"
     except ImportError:
         tokenizer = word_tokenizer([text for pair in pairs for text in pair], 30_522, SPECIAL, lower=True)
         shape: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
@@ -95,9 +97,10 @@ def scoring_rows(folder: str, pairs: Pairs) -> list[Row]:
     from rerankers.training import device
 
     place = str(device())
-    flag: Any = FlagReranker(folder, use_fp16=False, devices=[place], max_length=MAX_LENGTH)
-    whole = CrossEncoder(folder, max_length=MAX_LENGTH, device=place)
-    half = CrossEncoder(folder, max_length=MAX_LENGTH, device=place, model_kwargs={"dtype": torch.bfloat16})
+    flag: Any = FlagReranker(folder, use_fp16=False, trust_remote_code=False, devices=[place], max_length=MAX_LENGTH)
+    whole = CrossEncoder(folder, max_length=MAX_LENGTH, trust_remote_code=False, device=place)
+    bfloat16 = {"dtype": torch.bfloat16}
+    half = CrossEncoder(folder, max_length=MAX_LENGTH, trust_remote_code=False, device=place, model_kwargs=bfloat16)
     ours = load(folder, MAX_LENGTH)
     scores: dict[str, np.ndarray] = {}
 
@@ -162,7 +165,7 @@ def training_rows(folder: str, pairs: Pairs, steps: int) -> list[Row]:
     usual |= {"disable_tqdm": True, "max_steps": steps, "per_device_train_batch_size": BATCH, "log_level": "error"}
     usual["use_cpu"] = not torch.cuda.is_available()
 
-    library = CrossEncoder(folder, max_length=MAX_LENGTH, num_labels=1, device=str(device()))
+    library = CrossEncoder(folder, max_length=MAX_LENGTH, trust_remote_code=False, num_labels=1, device=str(device()))
     theirs = CrossEncoderTrainer(
         model=library,
         args=CrossEncoderTrainingArguments(**usual),

@@ -104,7 +104,7 @@ def some_tokenizer() -> Any:
         Path(os.environ.get("RERANK_SHARED_DATA", ROOT / ".." / "shared" / "data")) / "tokenizers" / "t5-tokenizer"
     )
     if shared.is_dir():
-        return AutoTokenizer.from_pretrained(shared)
+        return AutoTokenizer.from_pretrained(shared, trust_remote_code=False)
     words = "After the items what will take next ? user_ , ->".split()
     return Scratch(vocab_size=VOCABULARY).tokenizer([*words, *map(str, range(1000))], [])
 

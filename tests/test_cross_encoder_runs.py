@@ -55,7 +55,7 @@ def test_a_run_of_passages(passages: Callable[..., Any], tmp_path: Path, capsys:
     checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
     assert checkpoints and set(checkpoints) <= {"checkpoint-2", "checkpoint-4", "checkpoint-6"}
     taken = folder / checkpoints[-1]
-    assert CrossEncoder(str(taken), device="cpu").predict([("w1 w2", "w3")]).shape == (1,)
+    assert CrossEncoder(str(taken), device="cpu", trust_remote_code=False).predict([("w1 w2", "w3")]).shape == (1,)
     zero = [word for word in words if not word.startswith(("reranker.model", "trainer.max_steps"))]
     zero += [f"reranker.model={taken}", "trainer.num_train_epochs=0", f"paths.root={tmp_path / 'zero'}"]
     again = train(passages(*zero, "protocol.fold=0"))

@@ -46,19 +46,19 @@ def test_scores_are_those_of_the_libraries_after_saving(network: PairEncoder, tm
     scores = score_pairs(network, PAIRS, "float32", 500)
     assert scores.dtype == np.float32 and scores.std() > 0.1 and len(np.unique(scores)) == len(PAIRS)
     network.save_pretrained(str(tmp_path), create_model_card=False)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, trust_remote_code=False).eval()
     batch = tokenizer([a for a, _ in PAIRS], [b for _, b in PAIRS], truncation=True, padding=True, return_tensors="pt")
     assert batch["input_ids"].shape[1] == TOKENS, "the saved tokenizer knows where to cut"
     with torch.inference_mode():
         assert np.allclose(model(**batch).logits[:, 0].numpy(), scores, atol=1e-5)
-    library = CrossEncoder(str(tmp_path), device="cpu")
+    library = CrossEncoder(str(tmp_path), device="cpu", trust_remote_code=False)
     assert np.allclose(library.predict(PAIRS, activation_fn=torch.nn.Identity()), scores, atol=1e-5)
     assert np.allclose(library.predict(PAIRS), 1 / (1 + np.exp(-scores)), atol=1e-5), "bce is saved with its sigmoid"
 
 
 def test_the_last_layer_of_the_first_token_alone_gives_all_gradients(network: PairEncoder, folder: Path) -> None:
-    library = CrossEncoder(str(folder), num_labels=1, device="cpu")
+    library = CrossEncoder(str(folder), num_labels=1, device="cpu", trust_remote_code=False)
     gradients = []
     for model in (network, library):
         model.train()
@@ -89,7 +89,7 @@ def test_flag_embedding_scores_the_same(network: PairEncoder, tmp_path: Path) ->
     assert len(fits) > 20
     scores = score_pairs(network, fits, "float32", None)
     network.save_pretrained(str(tmp_path), create_model_card=False)
-    flag = FlagReranker(str(tmp_path), use_fp16=False, devices=["cpu"], max_length=TOKENS)
+    flag = FlagReranker(str(tmp_path), use_fp16=False, devices=["cpu"], max_length=TOKENS, trust_remote_code=False)
     assert np.allclose(flag.compute_score([list(pair) for pair in fits]), scores, atol=1e-4)
     scorer = FlagScorer(network)
     assert np.allclose(scorer.score(fits, 7), scores, atol=1e-4)
@@ -187,7 +187,7 @@ def test_other_losses_are_saved_without_a_sigmoid(
     reranker = make(tmp_path, folder, max_length=TOKENS, max_steps=1, loss=loss)
     reranker.fit(dataset, split, None, nothing)
     reranker.save(tmp_path / "saved")
-    predicted = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(PAIRS)
+    predicted = CrossEncoder(str(tmp_path / "saved"), device="cpu", trust_remote_code=False).predict(PAIRS)
     assert np.allclose(predicted, reranker.score_pairs(PAIRS), atol=1e-5)
 
 

@@ -244,5 +244,5 @@ def test_the_command_writes_what_a_dataset_joins(
     seen.clear()
     assert enrich(cfg) == path and path.read_bytes() == content and seen == []
     assert "0 made now, 60 from the cache" in capsys.readouterr().out
-    assert len(np.load(enrich(few))["item_id"]) == 5 and path.read_bytes() == content
+    assert len(np.load(enrich(few), allow_pickle=False)["item_id"]) == 5 and path.read_bytes() == content
     assert "55 left out by limit=5" in capsys.readouterr().out

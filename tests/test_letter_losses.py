@@ -100,7 +100,7 @@ def test_vocabulary_loss_and_gradients_equal_trls_own(
         from transformers import AutoTokenizer
 
         real = AutoTokenizer.from_pretrained(
-            request.getfixturevalue("shared_data") / "tokenizers" / f"{tokenizer}-tokenizer"
+            request.getfixturevalue("shared_data") / "tokenizers" / f"{tokenizer}-tokenizer", trust_remote_code=False
         )
         folder = tmp_path / "model"
         SMALL.model(len(real), 512).save_pretrained(folder)

@@ -30,7 +30,7 @@ def tokenizer(request: Any) -> Any:
     if request.param == "scratch":
         return Scratch().tokenizer(TITLES, instructions())
     folder = request.getfixturevalue("shared_data") / "tokenizers" / f"{request.param}-tokenizer"
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_parts_give_the_tokens_of_the_whole_text(tokenizer: Any) -> None:
 
 
 def test_qwens_thinking_is_off_and_its_turns_are_its_own(shared_data: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizers/qwen3-tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizers/qwen3-tokenizer", trust_remote_code=False)
     prompts = Prompts(tokenizer, TITLES, 512, 32)
     text = tokenizer.decode(prompts.render(np.array([0]), np.array([1, 2])).ids)
     assert text.endswith("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
@@ -100,7 +100,7 @@ def test_qwens_thinking_is_off_and_its_turns_are_its_own(shared_data: Path) -> N
 
 
 def test_special_tokens_in_a_title_are_plain_text(shared_data: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizers/qwen3-tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizers/qwen3-tokenizer", trust_remote_code=False)
     prompts = Prompts(tokenizer, TITLES, 512, 32)
     ids = prompts.render(np.array([5]), np.array([5, 1])).ids.tolist()
     ends = ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>"))
@@ -215,6 +215,6 @@ def test_a_pretrained_vocabulary_is_never_needed_by_a_scratch_tokenizer(tmp_path
     assert all(tokenizer.convert_tokens_to_ids(letter) != tokenizer.unk_token_id for letter in LETTERS)
     tokenizer.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "tokenizer.json").read_text())
-    again = AutoTokenizer.from_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
     text = "User history, oldest to newest:\n- Toy Story (1995)\nCandidates:\nA. Unseen Title\n"
     assert again(text).input_ids == tokenizer(text).input_ids

@@ -34,17 +34,17 @@ def same_scores(ours: np.ndarray, folder: Path, pairs: list[tuple[str, str]], ma
     from sentence_transformers import CrossEncoder
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    library = CrossEncoder(str(folder), max_length=max_length)
+    library = CrossEncoder(str(folder), max_length=max_length, trust_remote_code=False)
     predicted = library.predict(pairs, activation_fn=torch.nn.Identity())
     assert np.abs(ours - predicted).max() < 1e-4
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    plain = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False).eval()
     queries, texts = map(list, zip(*pairs, strict=True))
     batch = tokenizer(queries, texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
     with torch.inference_mode():
         logits = plain(**batch).logits[:, 0].numpy()
     assert np.abs(ours - logits).max() < 1e-4
-    flag = FlagReranker(str(folder), use_fp16=False, devices=["cpu"], max_length=max_length)
+    flag = FlagReranker(str(folder), use_fp16=False, devices=["cpu"], max_length=max_length, trust_remote_code=False)
     scores = flag.compute_score([list(pair) for pair in pairs])
     assert np.abs(ours - np.array(scores)).max() < 1e-4
 
@@ -73,8 +73,10 @@ def test_the_real_minilm_scores_as_in_three_libraries(tmp_path: Path) -> None:
 
     encoder = Path(package.__file__).parent / "model"
     torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path)
+    AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1, trust_remote_code=False).save_pretrained(
+        tmp_path
+    )
+    AutoTokenizer.from_pretrained(encoder, trust_remote_code=False).save_pretrained(tmp_path)
     ranking = load_reranker(tmp_path, max_length=256).rank("who founded the club?", TEXTS)
     pairs = [("who founded the club?", text) for text in ranking.passages]
     same_scores(ranking.scores, tmp_path, pairs, 256)

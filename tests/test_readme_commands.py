@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import py_compile
 import re
+from pathlib import Path
 
 import pytest
 from guides import BLOCKS, COMMANDS, Block, Wrong, check, commands
@@ -51,8 +53,9 @@ def test_commands_are_taken_apart_as_a_shell_would() -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=lambda b: f"{b.guide}:{b.line}")
-def test_python_compiles(block: Block) -> None:
-    compile(block.text, f"{block.guide}:{block.line}", "exec")
+def test_python_compiles(block: Block, tmp_path: Path) -> None:
+    (script := tmp_path / "block.py").write_text(block.text, encoding="utf-8")
+    py_compile.compile(str(script), dfile=f"{block.guide}:{block.line}", doraise=True)
 
 
 # What README.vi.md quotes

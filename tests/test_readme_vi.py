@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import re
 import sys
@@ -41,7 +42,9 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def convert(folder: Path) -> None:
     scripts = sorted(folder.glob("*.py"))
     assert len(scripts) == 1
-    exec(compile(scripts[0].read_text(encoding="utf-8"), scripts[0].name, "exec"), {})
+    spec = importlib.util.spec_from_file_location("converted", scripts[0])
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def taken(dataset: Dataset, user: str) -> list[str]:

@@ -38,8 +38,8 @@ def test_a_text_is_the_same_in_any_batch(
 def test_a_caption_is_what_blip_says(models: dict[str, Path], demo: Dataset, tmp_path: Path) -> None:
     records, sentence, _ = run(tmp_path, demo, models["blip"])
     model = BlipForConditionalGeneration.from_pretrained(models["blip"])
-    tokenizer = AutoTokenizer.from_pretrained(models["blip"])
-    pixels = AutoImageProcessor.from_pretrained(models["blip"], backend="pil")
+    tokenizer = AutoTokenizer.from_pretrained(models["blip"], trust_remote_code=False)
+    pixels = AutoImageProcessor.from_pretrained(models["blip"], backend="pil", trust_remote_code=False)
     for record, picture in zip(records[:10], demo.catalog.image, strict=False):
         tokens = model.generate(**pixels(Image.fromarray(picture), return_tensors="pt"), **PLAIN, max_new_tokens=8)
         assert record["caption"] == tokenizer.decode(tokens[0, 1:], skip_special_tokens=True)
@@ -52,7 +52,7 @@ def test_a_caption_is_what_blip_says(models: dict[str, Path], demo: Dataset, tmp
 def test_a_summary_is_what_the_language_model_says(models: dict[str, Path], demo: Dataset, tmp_path: Path) -> None:
     records, _, _ = run(tmp_path, demo, models["qwen"], field="semantic_summary")
     model = Qwen2ForCausalLM.from_pretrained(models["qwen"])
-    tokenizer = AutoTokenizer.from_pretrained(models["qwen"])
+    tokenizer = AutoTokenizer.from_pretrained(models["qwen"], trust_remote_code=False)
     for row, record in enumerate(records[:10]):
         title, kinds = demo.catalog.title[row], ", ".join(demo.catalog.categories[row])
         item = f"Title: {title}\nCategories: {kinds}\nDescription: {demo.catalog.description[row]}"

@@ -1,6 +1,5 @@
 """Weights of the reference code: its names onto ours, the same scores, what does not fit in one sentence."""
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 from tiny_vip5 import disturb, network_of, some_prompts
 
 from data.errors import UserError
+from experiments.endurance.canaries import pickle_that_marks
 from rerankers.vip5.checkpoint import load_checkpoint
 from rerankers.vip5.network import Vip5Network
 from rerankers.vip5.prompts import to_batch
@@ -134,7 +134,7 @@ def exploding(folder: Path) -> Path:
 
 
 def plain_pickle(folder: Path) -> Path:
-    (path := folder / "plain.pth").write_bytes(pickle.dumps({"shared.weight": Bomb()}, protocol=2))
+    (path := folder / "plain.pth").write_bytes(pickle_that_marks(folder / "exploded"))
     return path
 
 

@@ -43,7 +43,7 @@ def tokenizer_of(family: str, shared: Path | None) -> Any:
     """The real one of a family; "scratch", and without shared data: the words of these tests."""
     if family == "scratch" or shared is None or not shared.is_dir():
         return word_tokenizer([" ".join(WORDS)], 1000, SPECIAL, lower=True)
-    return AutoTokenizer.from_pretrained(shared / "tokenizers" / NAMES[family])
+    return AutoTokenizer.from_pretrained(shared / "tokenizers" / NAMES[family], trust_remote_code=False)
 
 
 def words_of(dataset: Dataset) -> Any:

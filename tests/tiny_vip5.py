@@ -25,7 +25,11 @@ PICTURES = 6  # values of a picture's features
 
 def tokenizer_of(shared: Path | None) -> Any:
     """The real one of T5, or the tests' own."""
-    return AutoTokenizer.from_pretrained(shared / "tokenizers" / "t5-tokenizer") if shared else TOKENIZER
+    return (
+        AutoTokenizer.from_pretrained(shared / "tokenizers" / "t5-tokenizer", trust_remote_code=False)
+        if shared
+        else TOKENIZER
+    )
 
 
 def features_of(n_items: int, missing: tuple[int, ...] = (), seed: int = 0) -> torch.Tensor:

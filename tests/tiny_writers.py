@@ -85,7 +85,7 @@ def _text_size(tokenizer: Any) -> dict[str, int]:
 def qwen(folder: Path, context: int = 1024, chat: bool = True, real: Path | None = None) -> Path:
     """`real`: a folder with the tokenizer to use in place of a trained one."""
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(real) if real else chat_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(real, trust_remote_code=False) if real else chat_tokenizer()
     size = _text_size(tokenizer)
     model = Qwen2ForCausalLM(Qwen2Config(**size, max_position_embeddings=context, initializer_range=WIDE))
     model.generation_config.update(do_sample=True, temperature=0.7, top_p=0.8, repetition_penalty=1.5)  # as Qwen's own

@@ -105,7 +105,14 @@ def load(name: str, max_length: int) -> PairEncoder:
 
     def checked() -> PairEncoder:
         check_kind(name, AutoConfig.from_pretrained(name, trust_remote_code=False))
-        return PairEncoder(name, num_labels=1, max_length=max_length, device=str(device()), model_kwargs=options)
+        return PairEncoder(
+            name,
+            num_labels=1,
+            max_length=max_length,
+            device=str(device()),
+            trust_remote_code=False,
+            model_kwargs=options,
+        )
 
     network = load_pretrained("reranker.model", name, checked)
     model, tokenizer = network[0].model, network.tokenizer

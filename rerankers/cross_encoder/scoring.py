@@ -118,7 +118,9 @@ class FlagScorer:
         with tempfile.TemporaryDirectory() as folder, quiet():
             network.save_pretrained(folder, create_model_card=False)
             place, longest = str(device()), network.pairs.max_length
-            self.flag: Any = FlagReranker(folder, use_fp16=False, devices=[place], max_length=longest)
+            self.flag: Any = FlagReranker(
+                folder, use_fp16=False, trust_remote_code=False, devices=[place], max_length=longest
+            )
         self.flag.model = network[0].model  # one set of weights, also when it is trained on
         self.special = re.compile("|".join(map(re.escape, network.tokenizer.all_special_tokens)))
 

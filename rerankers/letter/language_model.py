@@ -149,7 +149,7 @@ def load_model(name: str, four_bits: bool = False, dtype: torch.dtype | None = N
     """float32 on a CPU, bfloat16 where the GPU has it, unless `dtype` says so. Only safetensors are read."""
     on_gpu = device().type == "cuda"
     dtype = dtype or (torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32)
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     if four_bits:
         if importlib.util.find_spec("bitsandbytes") is None or not on_gpu:
             raise UserError("reranker.load_in_4bit=true needs a GPU and bitsandbytes: pip install bitsandbytes")
@@ -162,7 +162,7 @@ def load_model(name: str, four_bits: bool = False, dtype: torch.dtype | None = N
     model, info = load_pretrained(
         "reranker.model",
         name,
-        lambda: AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options),
+        lambda: AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **options),
     )
     if lacking := sorted(info["missing_keys"]):
         raise UserError(f"reranker.model={name} lacks weights ({lacking[0]}), which would be random; give a whole one")

@@ -86,11 +86,12 @@ class Scratch:
 def load_t5(name: str) -> tuple[Any, T5ForConditionalGeneration]:
     """Tokenizer and T5 in float32 on the CPU, its vocabulary as long as the tokenizer's, as VIP5 has it: 32,100 of
     t5-small's 32,128 rows. Only safetensors are read. T5 1.1 and Flan, gated and with their own head, load too."""
-    safe: dict[str, Any] = {"trust_remote_code": False}
-    config = load_pretrained("reranker.model", name, lambda: AutoConfig.from_pretrained(name, **safe))
+    config = load_pretrained("reranker.model", name, lambda: AutoConfig.from_pretrained(name, trust_remote_code=False))
     if config.model_type != "t5":
         raise UserError(f"reranker.model={name} is a {config.model_type}, not a T5; give one like google-t5/t5-small")
-    tokenizer = load_pretrained("reranker.model", name, lambda: AutoTokenizer.from_pretrained(name, **safe))
+    tokenizer: Any = load_pretrained(
+        "reranker.model", name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    )
     pieces = tokenizer.get_vocab()
     words = any(piece.startswith(WORD_MARK) and piece != WORD_MARK for piece in pieces)
     if not words or PLACEHOLDER not in pieces:  # also what is made of a folder without its files
@@ -100,7 +101,7 @@ def load_t5(name: str) -> tuple[Any, T5ForConditionalGeneration]:
         )
     weights: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     t5, info = load_pretrained(
-        "reranker.model", name, lambda: T5ForConditionalGeneration.from_pretrained(name, **safe, **weights)
+        "reranker.model", name, lambda: T5ForConditionalGeneration.from_pretrained(name, **weights)
     )
     if lacking := sorted(info["missing_keys"]):
         raise UserError(f"reranker.model={name} lacks weights ({lacking[0]}), which would be random; give a whole one")
