@@ -10,9 +10,6 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    BertTokenizer,
-    BlipConfig,
-    BlipForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -20,8 +17,8 @@ from transformers import (
 
 from data.dataset import Dataset
 from data.enrich import Enrichment, enrich
+from experiments.endurance.tiny_blip import WIDE, WORDS, blip
 
-WORDS = "a an the of in on with red blue green lamp chair mug scarf clock rustic modern small large white".split()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
 SPECIAL += ["<|image_pad|>", "<|video_pad|>"]
 CHAT = (
@@ -30,26 +27,7 @@ CHAT = (
     "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
     "{% if enable_thinking is not false %}<think>\n{% endif %}"
 )
-WIDE = 0.5  # spread of random weights; with the usual 0.02 every input gets the same text
 VISION = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-
-
-def blip(folder: Path, seed: int = 0) -> Path:
-    torch.manual_seed(seed)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (folder.with_suffix(".vocab")).write_text("\n".join(vocabulary))
-    tokenizer = BertTokenizer(str(folder.with_suffix(".vocab")))
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    size["initializer_range"] = WIDE  # type: ignore[assignment]
-    text = {"vocab_size": len(vocabulary) + 2, "bos_token_id": len(vocabulary), "eos_token_id": 3, "sep_token_id": 3}
-    text |= {"pad_token_id": 0, "encoder_hidden_size": 32, "projection_dim": 16, "max_position_embeddings": 64}
-    vision = {"image_size": 32, "patch_size": 16, "projection_dim": 16}
-    config = BlipConfig(text_config=size | text, vision_config=size | vision, projection_dim=16)
-    BlipForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    pictures = {"image_processor_type": "BlipImageProcessor", "processor_class": "BlipProcessor"}
-    (folder / "preprocessor_config.json").write_text(json.dumps(pictures | {"size": {"height": 32, "width": 32}}))
-    return folder
 
 
 def chat_tokenizer() -> PreTrainedTokenizerFast:

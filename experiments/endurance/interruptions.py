@@ -4,6 +4,7 @@ For each trained reranker one root, one command and a chain of kills: each resta
 left, up to the next place of STAGES. After each, every file that claims to be whole must be; after the last the
 command ends by itself, with the metrics, byte for byte, of a run that nobody disturbed, with nothing partial left over
 and with one finished run in MLflow that has each point once. A second chain is killed at random moments.
+Captions, which are a command of their own, have a chain in `killed_captions`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from experiments.curves import read_curves
 from experiments.endurance import small
 from experiments.endurance.films import write_films
 from experiments.endurance.forks import Forks
+from experiments.endurance.killed_captions import killed_captions
 from experiments.endurance.outcome import Endurance, Outcome
 from experiments.endurance.whole import leftovers, torn, unlike
 from experiments.tracking import MLflowTracker
@@ -74,14 +76,16 @@ class Trial:
 
 def outcomes(settings: Endurance) -> Iterator[Outcome]:
     films, pictures = write_films(settings.scratch)
+    shown = f"dataset.images={pictures}"
     with serving(films) as url, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
 
         def endured(reranker: str) -> list[Outcome]:
-            shown = [f"dataset.images={pictures}"] if reranker == "vip5" else []
-            return chains(reranker, settings, [f"dataset.url={url}", *shown])
+            return chains(reranker, settings, [f"dataset.url={url}", *([shown] if reranker == "vip5" else [])])
 
+        captions = pool.submit(killed_captions, settings.scratch / "captions", [f"dataset.url={url}", shown])
         for found in pool.map(endured, settings.rerankers):
             yield from found
+        yield captions.result()
 
 
 def words(reranker: str, root: Path, *more: str) -> list[str]:
