@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -233,3 +234,12 @@ def test_a_pretrained_model_is_trained_in_half_precision(
     own = make(tmp_path, folder, mixed_precision="auto", bf16=True)
     assert half_precision(own) is None, "the trainer's own key"
     assert half_precision(make(tmp_path, mixed_precision="auto")) is None, "a small model gains nothing"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_of_several_processes_writes_a_checkpoint(first: bool, tmp_path: Path) -> None:
+    trainer: Any = PairTrainer.__new__(PairTrainer)
+    trainer.args = SimpleNamespace(should_save=first)
+    trainer.model = SimpleNamespace(save_pretrained=lambda folder, **options: Path(folder).mkdir())
+    trainer._save(str(tmp_path / "checkpoint"))
+    assert (tmp_path / "checkpoint").exists() == first

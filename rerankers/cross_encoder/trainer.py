@@ -38,8 +38,9 @@ class PairTrainer(RankingEvaluation, CrossEncoderTrainer):  # type: ignore[misc]
         """The run folder says how the model was made."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Without a model card and pickled arguments."""
-        self.model.save_pretrained(str(output_dir or self.args.output_dir), create_model_card=False)
+        """Without a model card and pickled arguments; by the first of several processes alone."""
+        if self.args.should_save:
+            self.model.save_pretrained(str(output_dir or self.args.output_dir), create_model_card=False)
 
     def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
         """The weights alone; the library opens a second model beside the first, on the GPU too."""
