@@ -118,7 +118,9 @@ def check_sizes(content: bytes) -> None:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for member in archive.infolist():
             if member.file_size > (64 << 20) + 200 * member.compress_size:
-                raise ValueError(f"{member.filename} unpacks to {member.file_size:,} bytes, 200 times its size")
+                raise ValueError(
+                    f"{member.filename} unpacks to {member.file_size:,} bytes, over 64 MB and 200 times its size"
+                )
 
 
 def _finite(rows: np.ndarray, ids: list[str], path: Path) -> np.ndarray:

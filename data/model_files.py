@@ -7,6 +7,7 @@ but safetensors, JSON and tokenizer files is ever fetched; their config goes thr
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -23,31 +24,37 @@ CLASSES = {  # of a config's keys: what may stand there; sentence-transformers i
     "activation_function": ACTIVATION,
     "sbert_ce_default_activation_function": ACTIVATION,
 }
-MODULE = {"type": r"[^.]*|sentence_transformers\.(\w+\.)*[A-Z]\w*"}  # of those that modules.json lists
+ROUTER = "router_config.json"
+MODULE = {"type": r"[^.]*|sentence_transformers\.(\w+\.)*[A-Z]\w*"}  # of those that modules.json and a Router list
 
 
 def refuse_code(folder: Path, key: str) -> None:
     """A UserError that names the file; `key` is the config's, whose value is the folder."""
-    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
+    for path in sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names):
         if path.suffix.lower() in (*PICKLES, *CODE) and not _raw(path):
             kind = "a pickle" if path.suffix.lower() in PICKLES else "code"
             raise UserError(
                 f"{key}={folder} holds {path.relative_to(folder)}, {kind}, and is not opened: keep weights as "
                 "safetensors, and delete that file or move it elsewhere"
             )
-        if path.name.endswith("config.json") or path.name == "modules.json":
+        if path.name == "modules.json" or (path.suffix == ".json" and "config" in path.name):
             try:
                 config = json.loads(path.read_bytes())
                 if not isinstance(config, list if path.name == "modules.json" else dict):
                     raise ValueError("it is no JSON object")
-                named = code_named(config)
-            except (OSError, ValueError, RecursionError) as error:
+                named = code_named(config) or (code_named(_routes(config)) if path.name == ROUTER else None)
+            except (OSError, ValueError, RecursionError, KeyError, AttributeError) as error:
                 raise UserError(f"{path} cannot be read ({error}); give a folder with a whole one") from None
             if named:
                 raise UserError(
                     f"{key}={folder} names code, {named} in {path.relative_to(folder)}, which is never run; give a "
                     "model that transformers knows, or remove that entry"
                 )
+
+
+def _routes(config: Any) -> list[dict[str, str]]:
+    """A Router's parts, as modules.json lists them."""
+    return [{"type": str(name)} for name in config["types"].values()]
 
 
 def _raw(path: Path) -> bool:
@@ -76,7 +83,7 @@ def _named(value: Any, classes: dict[str, str]) -> str | None:
     for key, given in value.items():
         name = str(key)  # transformers has numbers among them
         known = not isinstance(given, str) or name not in classes or re.fullmatch(classes[name], given)
-        kernel = name.endswith("_implementation") and isinstance(given, str) and "/" in given  # of the hub
+        kernel = name.endswith("_implementation") and "/" in str(given)  # of the hub, for all parts or one
         imported = name in ("auto_map", "megatron_config") and given
         if not known or kernel or imported:
             return f"{name}: {str(given)[:80]}"

@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 
 from data.errors import UserError, in_one_line
 from data.files import existing_file, read_text
+from data.parquet_parts import BROKEN, open_parquet
 
 LAST_ROW = 1_048_576  # of a sheet
+CELLS = 50_000_000  # of a sheet
 UNPACKED = 1 << 29  # bytes in the archive that an XLSX is: some million passages
 ENDINGS = (".csv", ".tsv", ".xlsx", ".jsonl", ".parquet")
 
@@ -150,7 +152,7 @@ def _xlsx(path: Path) -> list[tuple[str, list[Any]]]:
     """The rows of the first sheet that hold anything, as the spreadsheet counts them; of a formula its last value."""
     from openpyxl import load_workbook
 
-    rows = []
+    rows, n_cells = [], 0
     try:
         with path.open("rb") as file:
             with zipfile.ZipFile(file) as archive:
@@ -163,6 +165,8 @@ def _xlsx(path: Path) -> list[tuple[str, list[Any]]]:
                 if number > LAST_ROW:  # rows that the file leaves out are made up to the one that it names
                     raise ValueError(f"a row beyond {LAST_ROW:,}")
                 if any(cell is not None for cell in cells):
+                    if (n_cells := n_cells + len(cells)) > CELLS:  # those that the file leaves out are made up too
+                        raise ValueError(f"more than {CELLS:,} cells, as its columns go to the {len(cells):,}th")
                     rows.append((f"row {number}", list(cells)))
     except Exception as error:  # a damaged archive fails in many ways
         raise UserError(f"{path} is not an XLSX file ({in_one_line(error)[:200]}); save it again as .xlsx") from None
@@ -192,12 +196,11 @@ def _jsonl(path: Path, bad: BadRows) -> Table:
 
 
 def _parquet(path: Path) -> Table:
-    from pyarrow import parquet
-
+    file = open_parquet(path)
     try:
-        table = parquet.read_table(path)
+        table = file.read()
         records = table.rename_columns([composed(name) for name in table.column_names]).to_pylist()
-    except (OSError, ValueError, NotImplementedError) as error:
+    except (*BROKEN, ValueError, NotImplementedError) as error:
         raise UserError(f"{path} is not a parquet file ({in_one_line(error)[:120]}); write it again") from None
     columns = [composed(name) for name in table.column_names]
     return Table(path, columns, records, [Place(path, f"row {n}") for n in range(1, len(records) + 1)])

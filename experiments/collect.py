@@ -17,6 +17,7 @@ import numpy as np
 from data.errors import UserError
 from data.files import read_json, read_yaml
 from experiments.curves import read_curves
+from experiments.find_run import overrides_of
 from experiments.launch import ROOT
 from experiments.run_tags import flatten
 from experiments.tracking import MLflowTracker
@@ -57,8 +58,7 @@ class Finished:
 
     @cached_property
     def overrides(self) -> list[str]:
-        path = self.folder / "overrides.yaml"
-        return [str(word) for word in read_yaml(path)] if path.exists() else []
+        return overrides_of(self.folder) if (self.folder / "overrides.yaml").exists() else []
 
     @cached_property
     def per_request(self) -> pd.DataFrame:

@@ -8,6 +8,8 @@ from pathlib import Path
 from data.errors import UserError
 from data.files import read_json, read_yaml
 
+KEY = re.compile(r"[+~]{0,2}\w[\w/-]*(\.[\w-]+)*")  # of an override; none of this project names a package with @
+
 
 def find_run(root: Path, name: str, key: str = "run", with_model: bool = True) -> Path:
     """A run folder by path, by its name in `<root>/runs` or by MLflow run id.
@@ -67,15 +69,20 @@ def options(folder: Path, group: str) -> set[str]:
 def stored_words(folder: Path) -> list[str]:
     """The overrides of a run, which its folder may have from anywhere. Words that would set Hydra itself, whose
     callbacks and launchers are any code, or read a config from outside `conf` are refused."""
-    path = folder / "overrides.yaml"
-    words = read_yaml(path)
-    if not isinstance(words, list):
-        raise UserError(f"{path} is no list of overrides; name another run")
+    words = overrides_of(folder)
     for word in words:
-        key, _, value = str(word).partition("=")
-        outside = "." not in key and re.search(r"\.\.|^/", value)
-        if not isinstance(word, str) or not re.match(r"[+~]{0,2}\w", key) or "hydra" in key or outside:
-            raise UserError(f"{path} holds {str(word)[:80]!r}, which no run of this project stores; name another run")
+        key, _, value = word.partition("=")
+        outside = "." not in key and re.search(r"\.\.|(?<!\w)/", value)
+        if not KEY.fullmatch(key) or "hydra" in key or outside:
+            path = folder / "overrides.yaml"
+            raise UserError(f"{path} holds {word[:80]!r}, which no run of this project stores; name another run")
+    return words
+
+
+def overrides_of(folder: Path) -> list[str]:
+    words = read_yaml(folder / "overrides.yaml")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UserError(f"{folder / 'overrides.yaml'} is no list of overrides; name another run")
     return words
 
 

@@ -6,16 +6,15 @@ import getpass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from data.files import read_json
+from experiments.find_run import overrides_of
 from experiments.run_names import NO_NUMBER, labels
 
 
 def tags_of_run(folder: Path, config: dict[str, Any], record: Path | None) -> dict[str, str]:
     """Runs that differ in seed or fold alone share `row`; `record` is the sweep's file."""
     environment = read_json(folder / "environment.json")
-    overrides = [str(word) for word in OmegaConf.load(folder / "overrides.yaml")]
+    overrides = overrides_of(folder)
     known = read_json(record) if record and record.exists() else {}
     named = labels(config, overrides, known.get("swept", ()))
     kind = "run"
