@@ -11,8 +11,10 @@ import json
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -58,15 +60,19 @@ def _sha256_of(path: Path, *version: int) -> str:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Readers see the old file or the whole new one, never a part."""
+    with written_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write. Readers see the old one or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left, pid in partials(path):
-        if not psutil.pid_exists(pid):
-            left.unlink(missing_ok=True)
+    _clear(path.parent)
     partial = path.with_name(f"{path.name}.{HOST}-{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -74,11 +80,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def partials(path: Path) -> list[tuple[Path, int]]:
-    """What processes of this machine are writing to `path`, or were when they were killed, and their ids."""
-    ours = re.compile(rf"{re.escape(path.name)}\.{re.escape(HOST)}-(\d+)\.partial")
-    beside = path.parent.iterdir()
-    return [(other, int(found[1])) for other in beside if (found := ours.fullmatch(other.name))]
+@functools.cache
+def _clear(folder: Path) -> None:
+    """Of what processes of this machine were writing when they were killed. Once in a process, as it reads the
+    folder's names."""
+    ours = re.compile(rf".*\.{re.escape(HOST)}-(\d+)\.partial")
+    for path in folder.iterdir():
+        if (found := ours.fullmatch(path.name)) and not psutil.pid_exists(int(found[1])):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -106,7 +115,10 @@ def read_yaml(path: Path) -> Any:
     """Plain values alone, a UserError for anything else: 1 ms for a run's config where OmegaConf takes 20."""
     try:
         text = path.read_text(encoding="utf-8")
-        loader = (SafeYaml if len(text) < LONG else yaml.SafeLoader)(text)
+        kind = SafeYaml if len(text) < LONG else yaml.SafeLoader
+        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=kind)):
+            raise yaml.YAMLError("it has an alias (*), of which a few lines make endless values")
+        loader = kind(text)
         try:
             return loader.get_single_data()
         finally:

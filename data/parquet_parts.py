@@ -1,9 +1,8 @@
-"""Parquet files of any size: a part of the rows, which is a row group of the file, is in memory at a time."""
+"""Parquet files of any size: a part of the rows is in memory at a time."""
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import UserError, in_one_line
+from data.files import written_whole
 from data.progress import bar
 
 ROWS = 2**20  # rows of a part; pyarrow's own choice, so that a file written whole has the same bytes
@@ -21,18 +21,11 @@ BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)  # what a size or a na
 
 def write_parts(path: Path, tables: Iterable[pa.Table]) -> None:
     """Each table becomes a row group. Readers see the old file or the whole new one, never a part."""
-    partial, rest = path.with_name(path.name + ".partial"), iter(tables)
+    rest = iter(tables)
     first = next(rest)
-    try:
-        with partial.open("wb") as file:
-            with pq.ParquetWriter(file, first.schema) as writer:
-                for table in itertools.chain([first], rest):
-                    writer.write_table(table, row_group_size=max(len(table), 1))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as file, pq.ParquetWriter(file, first.schema) as writer:
+        for table in itertools.chain([first], rest):
+            writer.write_table(table, row_group_size=max(len(table), 1))
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
