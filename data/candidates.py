@@ -172,7 +172,8 @@ def _write(
         if candidates.mode != "full":
             items, scores = present(phase.ids, items, scores, candidates)
         written[name] = (phase.ids, (items, scores))
-    if not any((items >= 0).any() for _, (items, _) in written.values()):
+    asked = any(len(ids) for ids, _ in written.values())
+    if asked and not any((items >= 0).any() for _, (items, _) in written.values()):
         raise UserError(
             f"the first stage {type(candidates.retriever).__name__} found nothing for any request of {dataset.name}; "
             "choose another candidates/retriever="

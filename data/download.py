@@ -51,11 +51,14 @@ def _fetch(url: str, path: Path, pinned: str, progress: Progress) -> None:
         with urllib.request.urlopen(request, timeout=30) as answer:
             if answer.status != 206:  # the server sends the whole file
                 have = 0
-            total = have + int(answer.headers.get("Content-Length", 0))
-            says = f"{total} {answer.headers.get('ETag')} {answer.headers.get('Last-Modified')}"
-            if have and version.exists() and version.read_text() != says:
-                raise _changed(url, partial)
-            version.write_text(says)
+            length = answer.headers.get("Content-Length")
+            total = have + int(length) if length else 0  # 0: the server does not say
+            says = f"{answer.headers.get('ETag')} {answer.headers.get('Last-Modified')}"
+            if have and version.exists():
+                n_bytes, _, said = version.read_text().partition(" ")
+                if said != says or (total and int(n_bytes) not in (0, total)):
+                    raise _changed(url, partial)
+            version.write_text(f"{total} {says}")
             with partial.open("ab" if have else "wb") as file:
                 for chunk in progress(iter(lambda: answer.read(1 << 16), b""), total):
                     file.write(chunk)

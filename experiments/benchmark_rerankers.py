@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from data.errors import UserError
+from data.errors import UserError, in_range
 from experiments.launch import ROOT
 
 NAMES = ("bert4rec", "sasrec", "vip5", "viranker", "qwen_letter")
@@ -34,12 +34,15 @@ def rerankers(cfg: DictConfig) -> dict[str, float]:
     from experiments.clock import peak_memory_mb
     from experiments.stages import device_name
 
+    in_range("generated.steps", cfg.steps, 2)  # the first is not counted
     found: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as root:
         for name in NAMES:
             asked = json.dumps({"steps": cfg.steps, "rounds": cfg.rounds, "seed": cfg.seed, "root": f"{root}/{name}"})
             found[name] = {what: in_a_process(what, name, asked) for what in ("training", "scoring")}
-    out = Table(title=f"rerankers on {device_name()}, {CANDIDATES} candidates, median of {cfg.rounds} rounds")
+    out = Table(
+        title=f"rerankers on {device_name()}, {CANDIDATES} candidates, medians of steps and of {cfg.rounds} rounds"
+    )
     for number, column in enumerate(COLUMNS):
         out.add_column(column, justify="right" if number else "left")
     base = NAMES[0]

@@ -26,6 +26,7 @@ KINDS = {  # what the classes of a part of the config have, and no others
     "reranker": "chance_loss",
     "tracking": "points",
 }
+GROUPS = {"protocol.split": "protocol", "candidates.retriever": "candidates/retriever"}  # where it is not conf/<part>
 
 
 def build(node: dict[str, Any], where: str, **built: Any) -> Any:
@@ -33,14 +34,15 @@ def build(node: dict[str, Any], where: str, **built: Any) -> Any:
     if not isinstance(node, dict):
         raise UserError(f"{where}={node} is not a mapping with _target_; choose an option of its config group instead")
     target = str(node.get("_target_", ""))
+    group = f"one of conf/{GROUPS.get(where, where)}"
     if not target.startswith(OWN):
-        raise UserError(f"{where}._target_={target} is not a class of this project; choose one of conf/{where}")
+        raise UserError(f"{where}._target_={target} is not a class of this project; choose {group}")
     try:
         cls = get_class(target)
     except Exception as error:
         raise UserError(f"{where}._target_={target} cannot be imported ({in_one_line(error)})") from None
     if not f"{cls.__module__}.".startswith(OWN) or not is_dataclass(cls) or not hasattr(cls, KINDS[where]):
-        raise UserError(f"{where}._target_={target} is no {where} of this project; choose one of conf/{where}")
+        raise UserError(f"{where}._target_={target} is no {where} of this project; choose {group}")
     return checked(cls, node, where, **built)
 
 
