@@ -32,6 +32,7 @@ from experiments.metrics import Ranks, display
 from experiments.results import Metrics, summarize
 from experiments.runs import Run
 from experiments.score_checks import against_rows
+from experiments.sync import mirror_the_rest
 
 WORSE = (INFO, OK, WARN, FAIL)
 
@@ -67,6 +68,7 @@ def pooled(
     with run.alone(experiment.root):
         if run.complete and read_json(run.folder / "manifest.json")["folds"] == made_of and not experiment.force:
             print(f"{run.folder.name} is finished already (force=true redoes its folds).")
+            mirror_the_rest(run.folder, experiment.tracker)
         else:
             with run.start(experiment.resolved, run.complete, experiment.tracker):
                 pool(experiment, folders, run.folder, made_of)

@@ -41,7 +41,8 @@ OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
 
 
-LEFT_ALONE = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer")  # what torch.distributed says
+LEFT_ALONE = re.compile(r"Connection (closed|reset) by (remote )?peer|remote process exited")  # of gloo and NCCL
+ONE_RUN = "torchrun trains one run; start a sweep without it, or name one job and hydra.mode=RUN"
 left_out: list[str] = []  # the jobs of a sweep that could not be composed
 failed: list[Exception] = []  # of a single run
 places: list[Path] = []  # where the command writes
@@ -68,15 +69,14 @@ def launch(main: Callable[[], Any]) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, for deterministic kernels
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns each time that it looks for unused weights
     logging.raiseExceptions = False  # or a log on a full disk prints a traceback for each of its lines
-    if n_processes() > 1:  # torchrun, accelerate launch
-        if program() not in ("train.py", "evaluate.py"):
-            print(f"error: {program()} runs in one process; start it without torchrun", file=sys.stderr)
-            sys.exit(2)
-        from experiments import processes
-
-        processes.join()
     Sweeper.validate_batch_is_legal = plan  # type: ignore[assignment, method-assign]
     try:
+        if n_processes() > 1:  # torchrun, accelerate launch
+            if program() not in ("train.py", "evaluate.py"):
+                raise UserError(f"{program()} runs in one process; start it without torchrun")
+            from experiments import processes
+
+            processes.join()
         try:
             main()
         finally:
@@ -121,6 +121,8 @@ def plan(sweeper: Any, batch: list[Sequence[str]]) -> None:
         return _hydras_check(sweeper, batch)
     if "sweep" not in (sweeper.config.hydra.callbacks or {}) or sweeper.config.get("check") is True:  # no runs
         return keep_composable(sweeper, batch)
+    if n_processes() > 1:
+        raise UserError(ONE_RUN)
     if not sweeps:
         from experiments.sweeps import Sweep
 
@@ -167,7 +169,7 @@ def job(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
         from experiments import launch  # by name: launchers send this function to other processes
 
         if launch.sweeping() and n_processes() > 1:
-            raise UserError("torchrun trains one run; start a sweep without it, or name one job and hydra.mode=RUN")
+            raise UserError(ONE_RUN)
         return launch.run_job(task, cfg) if launch.sweeping() else launch.run_alone(task, cfg)
 
     return wrapped

@@ -1,8 +1,8 @@
 """One training on several processes: torchrun --nproc_per_node=2 train.py reranker=bert4rec
 
 Each process runs the whole command on the same data. The Trainer averages their gradients and each scores its share
-of the requests; the first alone writes, prints, tracks and diagnoses. What a process does next never depends on what
-it finds on the disk, but on what the first one found: see `agreed`.
+of the requests; the first alone writes, prints, tracks and diagnoses. What a process does next depends on what the
+first one found on the disk (`agreed`), or on what was there before all of them met (`wait`).
 
 A batch is `per_device_train_batch_size` of each process, so the number of processes is part of a run's identity.
 """
@@ -35,21 +35,24 @@ if TYPE_CHECKING:
 WAIT = timedelta(days=2)  # for the others, who may diagnose or wait for another run's lock
 
 
-def count() -> int:
-    return n_processes()
-
-
 def is_first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def join() -> None:
-    """Meets the others. All but the first are silent but for tracebacks, and leave no folder of Hydra's."""
+    """Meets the others. All but the first print nothing but what they end with, and leave no folder of Hydra's."""
     import torch
 
+    if lacking := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
+        raise UserError(
+            f"WORLD_SIZE={n_processes()} is set but not {min(lacking)}; start with torchrun, or unset WORLD_SIZE"
+        )
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        place, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if place >= n_gpus:
+            raise UserError(f"{place + 1} processes have {n_gpus} GPUs here; give torchrun --nproc_per_node={n_gpus}")
+        torch.cuda.set_device(place)
         backend = "cpu:gloo,cuda:nccl"
     torch.distributed.init_process_group(backend, timeout=WAIT)
     atexit.register(torch.distributed.destroy_process_group)
@@ -63,7 +66,7 @@ def join() -> None:
 
 def follow(experiment: Experiment) -> None:
     """What only the first process does is switched off in the others."""
-    if count() > 1 and experiment.check:
+    if n_processes() > 1 and experiment.check:
         raise UserError("check=true checks one process; run it without torchrun")
     if not is_first():
         experiment.tracker, experiment.diagnose = NullTracker(), "off"
@@ -97,7 +100,7 @@ class Follower(Run):
 
 def wait() -> None:
     """Until all are here: what the first wrote before can be read by the others after."""
-    if count() > 1:
+    if n_processes() > 1:
         import torch
 
         torch.distributed.barrier()
@@ -105,7 +108,7 @@ def wait() -> None:
 
 def agreed(found: bool) -> bool:
     """What the first process found, in all."""
-    if count() == 1:
+    if n_processes() == 1:
         return found
     import torch
 
@@ -116,19 +119,21 @@ def agreed(found: bool) -> bool:
 
 def shared(score: ScoreFn) -> ScoreFn:
     """`score` with each process at work on its share of the requests; all get all scores, float32 [R, N]."""
-    if count() == 1:
+    if n_processes() == 1:
         return score
     import torch
 
+    n = n_processes()
+
     def scored(requests: Any) -> np.ndarray:
-        n, shares = len(requests), [np.arange(len(requests))[i :: count()] for i in range(count())]
+        shares = [np.arange(len(requests))[i::n] for i in range(n)]
         own = shares[int(os.environ["RANK"])]
         mine = np.zeros((len(shares[0]), requests.width), dtype=np.float32)  # the first share is the largest
         if len(own):
             mine[: len(own)] = score(requests.take(own))
         parts = [torch.empty(mine.shape) for _ in shares]
         torch.distributed.all_gather(parts, torch.from_numpy(mine))
-        out = np.empty((n, requests.width), dtype=np.float32)
+        out = np.empty((len(requests), requests.width), dtype=np.float32)
         for rows, part in zip(shares, parts, strict=True):
             out[rows] = part.numpy()[: len(rows)]
         return out

@@ -24,6 +24,7 @@ from experiments.evidence import is_part
 from experiments.metrics import NaNScores
 from experiments.runs import Run
 from rerankers.base import Reranker, ScoreFn, missing
+from rerankers.processes import n_processes
 
 log = logging.getLogger(__name__)
 UNTUNED = "untuned.parquet"  # each metric of each test request, of the model before its training
@@ -43,7 +44,11 @@ class Data:
 def load(experiment: Experiment) -> Dataset:
     """Reads the dataset, says what was left out, and checks that the reranker can use it."""
     with experiment.clock("load"):
+        if not processes.is_first():
+            processes.wait()  # what has to be fetched is fetched once
         dataset = experiment.source.load(experiment.data)
+        if processes.is_first():
+            processes.wait()
     sizes = (len(dataset.user_id), len(dataset.catalog), len(dataset.interactions))
     passages = dataset.kind == "passages"
     called = ("queries", "passages", "relevant pairs") if passages else ("users", "items", "interactions")
@@ -247,4 +252,4 @@ def device_name() -> str:
     import torch
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
-    return name if processes.count() == 1 else f"{processes.count()} processes, each {name}"
+    return name if n_processes() == 1 else f"{n_processes()} processes, each {name}"
