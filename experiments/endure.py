@@ -11,15 +11,18 @@ was lost.
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import os
+import signal
 import tempfile
 import threading
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +32,12 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.launch import JobFailed, job, launch
 
 if TYPE_CHECKING:
+    import psutil
+
     from experiments.endurance.outcome import Endurance, Outcome
 
 # `big` first and alone, as it is timed; then the longest first
+GRACE = 10.0  # seconds
 CASES = "big interruptions bad_input processes determinism tracking_down memory disk hostile_files".split()
 
 
@@ -65,42 +71,59 @@ def endure(cfg: DictConfig) -> None:
     plain = {case: [asdict(outcome) for outcome in outcomes] for case, outcomes in found.items()}
     write_json(out, {"settings": OmegaConf.to_container(cfg), "minutes": round(minutes, 1), "cases": plain})
     print(f"every outcome: {out}")
-    broken = [outcome for outcomes in found.values() for outcome in outcomes if outcome.survived < outcome.tried]
+    broken = [one for outcomes in found.values() for one in outcomes if one.survived < one.tried or not one.tried]
     if broken:
         raise JobFailed(f"{len(broken)} outcomes did not survive; see `failures` in {out}", exit_code=1)
 
 
 def side_by_side(cases: list[str], settings: Endurance, scratch: Path, processes: int) -> dict[str, list[Outcome]]:
-    """Each case in a fresh process."""
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), max_tasks_per_child=1)
-    with pool:
-        jobs: dict[Future[list[Outcome]], str] = {}
-        for case in cases:
-            (folder := scratch / case).mkdir()
-            jobs[pool.submit(outcomes_of, case, replace(settings, scratch=folder))] = case
-        return {jobs[done]: ended(jobs[done], done) for done in as_completed(jobs)}
+    def found(case: str) -> list[Outcome]:
+        (folder := scratch / case).mkdir()
+        return outcomes_of(case, replace(settings, scratch=folder))
 
-
-def ended(case: str, done: Future[list[Outcome]]) -> list[Outcome]:
-    """A case whose process was killed, for its memory say, is an outcome, and the others go on."""
-    from experiments.endurance.outcome import Outcome
-
-    try:
-        return done.result()
-    except BrokenProcessPool as error:
-        return [Outcome(f"{case} as a whole", 1, 0, "the case itself", failures=[repr(error)])]
+    with ThreadPoolExecutor(processes) as pool:
+        return dict(zip(cases, pool.map(found, cases), strict=True))
 
 
 def outcomes_of(case: str, settings: Endurance) -> list[Outcome]:
+    """Of a process of its own. If that is killed, for its memory say, what it had told is kept, what it had started is
+    killed, and that is an outcome too."""
+    import psutil
+
+    from experiments.endurance.outcome import Outcome
+
+    spawned = get_context("spawn")
+    receiver, sender = spawned.Pipe(duplex=False)
+    process = spawned.Process(target=tell, args=(case, settings, sender))
+    process.start()
+    sender.close()
+    found: list[Outcome] = []
+    started: list[psutil.Process] = []
+    with suppress(EOFError):
+        while process.is_alive() or receiver.poll():
+            with suppress(psutil.NoSuchProcess):
+                started = psutil.Process(process.pid).children(recursive=True)
+            if receiver.poll(1):
+                found.append(receiver.recv())
+    process.join()
+    if process.exitcode:
+        kill(started)
+        said = f"its process ended with {process.exitcode}"
+        print(f"{case}: {said}", flush=True)
+        found.append(Outcome(f"{case} as a whole", 1, 0, "the case itself", failures=[said]))
+    return found
+
+
+def tell(case: str, settings: Endurance, sender: Connection) -> None:
     """One case, a line for each outcome as it comes. A case that breaks itself is an outcome too."""
     from experiments.endurance.outcome import Outcome
 
-    threading.Thread(target=die_with_the_parent, daemon=True).start()
-    found: list[Outcome] = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which nohup takes away
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
     before = time.time()
     try:
         for outcome in importlib.import_module(f"experiments.endurance.{case}").outcomes(settings):
-            found.append(outcome)
+            sender.send(outcome)
             now = time.time()
             said = f"{case}: {outcome.fault}: survived {outcome.survived:,} of {outcome.tried:,}"
             note = f", {outcome.note}" if outcome.note else ""
@@ -110,17 +133,29 @@ def outcomes_of(case: str, settings: Endurance) -> list[Outcome]:
                 print(f"    {failure}", flush=True)
             before = now
     except Exception as error:
-        found.append(Outcome(f"{case} as a whole", 1, 0, "the case itself", failures=[repr(error)]))
+        sender.send(Outcome(f"{case} as a whole", 1, 0, "the case itself", failures=[repr(error)]))
         print(f"{case}: {error!r}", flush=True)
-    return found
 
 
-def die_with_the_parent() -> None:
-    """A case does not go on alone when the command is killed."""
+def end_with_the_parent() -> None:
+    """When the command is killed a case does not go on alone: it kills what it started, and puts away what it made."""
+    import psutil
+
     parent = parent_process()
     if parent is not None:
         parent.join()
+        kill(psutil.Process().children(recursive=True))
+        _thread.interrupt_main()
+        time.sleep(GRACE)
         os._exit(1)
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def show(found: dict[str, list[Outcome]], minutes: float) -> None:

@@ -18,13 +18,14 @@ from pathlib import Path
 from data.files import read_json
 from experiments.clock import SLOW
 from experiments.endurance.big_check import histories, wrong
-from experiments.endurance.big_data import generate
+from experiments.endurance.big_data import USER, generate
 from experiments.endurance.outcome import Endurance, Outcome
 from experiments.endurance.small import command, environment
 from experiments.launch import ROOT
 
 MOST_GB = 12.0
 CLOSE = 1.6  # times as many seconds an interaction as at the size before
+HOURS = 1800.0  # seconds after which a run is taken to hang
 SILENT = 30.0  # CPU seconds without a sign of life on a terminal
 REQUESTS, SIZE, MIN_RATING, CORE = 100_000, 50, 2, 5
 FEW = ["protocol.max_requests=2000", "protocol.max_validation_requests=100"]
@@ -51,10 +52,13 @@ class Measured:
     def stages(self) -> dict[str, dict[str, float]]:
         return {} if self.run is None else read_json(self.run / "cost.json")["stages"]
 
-    def failures(self) -> list[str]:
+    def failures(self, requests: int) -> list[str]:
         if self.exit_code or self.run is None:
             return [f"exit code {self.exit_code}: {self.said[-300:]}"]
         metrics, out = read_json(self.run / "metrics.json"), []
+        n = read_json(self.run / "manifest.json")["n_requests"]
+        if n < requests:
+            out.append(f"{n:,} requests were evaluated, and not {requests:,}")
         value, chance = metrics["test/recall_at_10"], metrics["test/chance_high/recall_at_10"]
         if value <= chance:
             out.append(f"recall@10 of {value:.4f} is chance's (up to {chance:.4f}), and a succession is planted")
@@ -70,7 +74,7 @@ def outcomes(settings: Endurance) -> Iterator[Outcome]:
         folder.mkdir()
         generate(folder, size, settings.seed)
         found[size] = measured(folder, "retrieved", *MANY, terminal=size == max(settings.big))
-        failures = found[size].failures()
+        failures = found[size].failures(min(REQUESTS, size // USER // 2))  # filters leave out users
         yield outcome(f"{size:,} interactions under {MOST_GB:g} GB", failures, told(found[size]))
         if (run := found[size].run) is not None:
             checked = wrong(run, histories(folder, MIN_RATING, CORE), SIZE)
@@ -80,8 +84,15 @@ def outcomes(settings: Endurance) -> Iterator[Outcome]:
     largest = max(settings.big)
     for mode in ("sampled", "full"):
         one = measured(settings.scratch / f"{largest}", mode, *FEW)
-        yield outcome(f"{largest:,} interactions, candidates={mode}, 2,000 requests", one.failures(), told(one))
-    last = found[largest]
+        yield outcome(f"{largest:,} interactions, candidates={mode}, 2,000 requests", one.failures(2_000), told(one))
+    if all(one.run for one in found.values()):
+        yield from of_all(found)
+    show(found)
+
+
+def of_all(found: dict[int, Measured]) -> Iterator[Outcome]:
+    """Of runs that ended well."""
+    last = found[max(found)]
     yield outcome(
         f"no more than {SILENT:g} CPU seconds without progress on a terminal",
         [f"{last.silent:.0f} CPU seconds without a sign"] if last.silent > SILENT else [],
@@ -95,7 +106,6 @@ def outcomes(settings: Endurance) -> Iterator[Outcome]:
         ratio = found[after].cpu_seconds / found[before].cpu_seconds / (after / before)
         failures = [f"{ratio:.2f} times as many CPU seconds an interaction"] if ratio > CLOSE else []
         yield outcome("time close to linear", failures, f"{before:,} to {after:,}: {ratio:.2f} x an interaction")
-    show(found)
 
 
 def outcome(fault: str, failures: list[str], note: str = "") -> Outcome:
@@ -121,6 +131,8 @@ def measured(folder: Path, mode: str, *more: str, terminal: bool = False) -> Mea
     thread.start()
     while process.poll() is None:
         watch.look()
+        if time.perf_counter() - started > HOURS:
+            process.kill()
         time.sleep(0.1)
     thread.join()
     os.close(reading)

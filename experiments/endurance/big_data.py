@@ -10,6 +10,7 @@ import pyarrow.csv
 
 from data.sources.movielens import GENRES
 
+USER, ITEM = 20, 100  # interactions of each on average
 SUCCESSORS = 3  # items that may follow an item
 FOLLOWS = 0.4  # share of interactions that follow the one before; the others are drawn by popularity
 POWER = 0.6  # of the popularity: the item of rank r is drawn in proportion to r^-POWER
@@ -19,7 +20,7 @@ SHORTEST, ROWS = 6, 500_000  # interactions of a user; lines written together
 def generate(folder: Path, interactions: int, seed: int) -> None:
     """u.data and u.item: a twentieth as many users, a hundredth as many items. Every item is taken."""
     rng = np.random.default_rng([seed, interactions])
-    users, items = interactions // 20, interactions // 100
+    users, items = interactions // USER, interactions // ITEM
     length = SHORTEST + rng.multinomial(interactions - SHORTEST * users, rng.dirichlet(np.full(users, 3.0)))
     order = np.argsort(-length, kind="stable")  # the users who still act at a step are the first ones
     length = length[order]

@@ -56,6 +56,8 @@ def outcomes(settings: Endurance) -> Iterator[Outcome]:
             else:
                 disk.refuse()
         note = "" if mounted else "writes refused, as no tmpfs could be mounted"
+        if not disk.tried:
+            yield Outcome(f"the disk is full for {reranker}", 0, 0, "any try")
         for fault in dict.fromkeys(fault for fault, _ in disk.tried):
             wrong = [said for what, said in disk.tried if what == fault]
             failures = [f"{reranker}: {'; '.join(said)}" for said in wrong if said]

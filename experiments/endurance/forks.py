@@ -1,6 +1,6 @@
 """Commands as forks of one process that has imported everything: 3 s where a command of its own takes 10.
 
-    with Forks("train") as forks:
+    with Forks() as forks:
         forks.run(["train.py", "reranker=bert4rec"], log, place="half:metrics.json")
 
 Each is a process of its own, which ends, or is killed, alone.
@@ -59,11 +59,13 @@ def serve() -> None:
         ask, started = json.loads(line), time.monotonic()
         if not (child := os.fork()):
             become(ask)
-        while not (ended := os.waitpid(child, os.WNOHANG if "seconds" in ask else 0))[0]:
-            if time.monotonic() - started > ask["seconds"]:
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() - started > ask.get("seconds", small.LIMIT):
                 os.kill(child, 9)
             time.sleep(GLANCE)
-        print(json.dumps([os.waitstatus_to_exitcode(ended[1]), time.monotonic() - started]), flush=True)
+        seconds = time.monotonic() - started
+        hung = "seconds" not in ask and seconds > small.LIMIT
+        print(json.dumps([small.HUNG if hung else os.waitstatus_to_exitcode(ended[1]), seconds]), flush=True)
 
 
 def become(ask: dict[str, Any]) -> None:

@@ -110,6 +110,8 @@ def chains(reranker: str, settings: Endurance, more: list[str]) -> list[Outcome]
         placed.end()
         moments = Chain(forks, folder / "moments", words(reranker, folder / "moments", *more), folder / "unbroken")
         code, seconds = moments.run()
+        if code:
+            moments.trials = [Trial("", "undisturbed", [f"it ended with {code}: {moments.log.read_text()[-500:]}"])]
         for _ in range(0 if code else 2 * RANDOM):
             if len(moments.trials) < RANDOM:
                 moments.kill_after(drawn.uniform(0, seconds))

@@ -21,12 +21,12 @@ import numpy as np
 from omegaconf import DictConfig
 
 from experiments.endurance import small
-from experiments.endurance.outcome import Endurance, Outcome
+from experiments.endurance.outcome import FEWEST_ROUNDS, Endurance, Outcome
 
 WARM_UP = 20
 BOUND = 8.0  # MB; an allocator's own noise here is 1 to 3
 BLOCKS = 4  # a round; what is kept here of each round takes two
-AT_ENDS = 10  # rounds whose mean is an end
+AT_ENDS = FEWEST_ROUNDS - WARM_UP  # rounds whose mean is an end
 FEW = ["protocol.max_requests=24", "protocol.max_validation_requests=24"]
 WHAT = {
     "evaluated": "rounds of evaluation",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.errors import check_seed, in_range
+from data.errors import check_seed, in_range, one_of
+from experiments.endurance.small import SMALL
 
 NOTHING = "nothing"
+FEWEST_ROUNDS = 30  # of evaluation: the first 20 are not counted, and the mean of 10 is an end
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Endurance:
 
     def __post_init__(self) -> None:
         in_range("fuzz_examples", self.fuzz_examples, 1)
-        in_range("evaluation_rounds", self.evaluation_rounds, 20)
+        for reranker in self.rerankers:
+            one_of("rerankers", reranker, tuple(SMALL))
+        in_range("evaluation_rounds", self.evaluation_rounds, FEWEST_ROUNDS)
         for size in self.big:
             in_range("big", size, 10_000, 1_000_000_000)
         check_seed("seed", self.seed)

@@ -20,6 +20,7 @@ SMALL = {
     "vip5": ["reranker.init=scratch", "reranker.scratch.d_model=16", "reranker.scratch.d_ff=32",
              "reranker.visual_tokens=1", "reranker.validation_start_epoch=0", "reranker.max_history=3"],
 }  # fmt: skip
+LIMIT, HUNG = 600.0, 124  # seconds, and the exit code of what took longer, as of `timeout`
 BATCH = ["trainer.per_device_train_batch_size=8", "trainer.gradient_accumulation_steps=1"]
 
 
@@ -34,16 +35,18 @@ def command(*given: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """One thread a process: two cases share two cores."""
+    """One thread a process: several share two cores."""
     own = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return os.environ | own | more
 
 
-def run(*given: str, timeout: float = 600, **more: str) -> subprocess.CompletedProcess[str]:
-    """`python <given>` in the project's folder; `more`: environment variables."""
-    return subprocess.run(
-        command(*given), cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=timeout
-    )
+def run(*given: str, timeout: float = LIMIT, **more: str) -> subprocess.CompletedProcess[str]:
+    """`python <given>` in the project's folder; `more`: environment variables. HUNG if it does not end."""
+    line = command(*given)
+    try:
+        return subprocess.run(line, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(line, HUNG, "", f"it did not end within {timeout:g} s")
 
 
 def results(root: Path) -> dict[str, bytes]:
