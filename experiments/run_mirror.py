@@ -1,7 +1,8 @@
 """One run folder in MLflow. All calls are made by a thread of its own, see `experiments.patience`.
 
 The folder is the truth, the server knows how much of it it has. `mlflow.json` holds `key`, written before the
-run is made and a tag of it, so that a run is found again when the answer was lost, `run_id`, and whether all is sent.
+run is made and a tag of it, so that a run is found again when the answer was lost, `run_id`, and whether all is sent;
+under `elsewhere` the same of each other server that it was sent to before.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from data.files import read_json, write_json
+from data.files import read_json, read_yaml, write_json
 from experiments.curves import read_curves
 from experiments.patience import Courier, GivenUpError, Patience, no_answer, tell
 from experiments.run_names import shown
@@ -41,7 +40,9 @@ class RunMirror:
         self, tracker: MLflowTracker, folder: Path, patience: Patience, parent: str | None, record: Path | None
     ) -> None:
         self.tracker, self.folder, self.parent, self.record = tracker, folder, parent, record
-        self.state: dict[str, Any] = mirrored(folder, tracker.uri)
+        found = mirrors(folder)
+        self.state: dict[str, Any] = found.pop(tracker.uri, {})
+        self.elsewhere = {"elsewhere": found} if found else {}
         self.known = bool(self.state)  # the server may have something of it
         self.in_doubt = self.known and "run_id" not in self.state  # a run may have been made without our knowing
         self.courier = Courier(patience)
@@ -121,7 +122,7 @@ class RunMirror:
             return
         self.courier.before_call()
         self.experiment_id = self.tracker.experiment_id()
-        config: Any = OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))
+        config = read_yaml(self.folder / "config.yaml")
         tags = tags_of_run(self.folder, config, self.record)
         known = self.known
         if "run_id" not in self.state:
@@ -234,12 +235,18 @@ class RunMirror:
 
     def _save(self, **changes: Any) -> None:
         state = self.state | changes
-        self.courier.write(lambda: write_json(self.folder / "mlflow.json", state))
+        self.courier.write(lambda: write_json(self.folder / "mlflow.json", state | self.elsewhere))
         self.state = state
 
 
 def mirrored(folder: Path, uri: str) -> dict[str, Any]:
     """What the server at `uri` has of a run folder, as its file says."""
+    return mirrors(folder).get(uri, {})
+
+
+def mirrors(folder: Path) -> dict[str, dict[str, Any]]:
+    """Address -> what the server there has of a run folder."""
     path = folder / "mlflow.json"
     state = read_json(path) if path.exists() else {}
-    return state if state.get("uri") == uri else {}
+    others = state.pop("elsewhere", {})
+    return others | ({state["uri"]: state} if "uri" in state else {})

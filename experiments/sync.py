@@ -51,7 +51,7 @@ class Sending:
 
     def _sweep(self, record: Path, folders: list[Path]) -> None:
         """The sweep's run, and its runs under it. Finished if all its jobs are."""
-        from data.files import read_json, write_json
+        from data.files import read_json, read_yaml, write_json
         from experiments.patience import SENDING
         from experiments.runs import Run
         from experiments.sweep_mirror import SweepMirror
@@ -60,7 +60,7 @@ class Sending:
         mirror = SweepMirror(self.tracker, record, SENDING)
         with turn(record):
             content = read_json(record)
-            datasets = sorted({OmegaConf.load(folder / "config.yaml").dataset.name for folder in folders})
+            datasets = sorted({read_yaml(folder / "config.yaml")["dataset"]["name"] for folder in folders})
             content["mlflow"] = mirror.open(content.get("mlflow"), tags_of(content, datasets))
             if mirror.down:
                 raise self._gone(record.stem)
@@ -114,13 +114,13 @@ class Sending:
 
 def unsent(root: Path, uri: str) -> list[Path]:
     """The finished run folders whose mirror at `uri` is not finished, but for runs that asked for none."""
+    from data.files import read_yaml
     from experiments.run_mirror import mirrored
 
     out = []
     for manifest in sorted(root.glob("runs/**/manifest.json")):
         folder = manifest.parent
-        config = OmegaConf.load(folder / "config.yaml")
-        if config.tracking["_target_"] != "experiments.tracking.MLflowTracker":
+        if read_yaml(folder / "config.yaml")["tracking"]["_target_"] != "experiments.tracking.MLflowTracker":
             continue
         if not mirrored(folder, uri).get("finished"):
             out.append(folder)

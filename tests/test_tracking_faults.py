@@ -1,6 +1,7 @@
 """Answers that are lost, processes that end between two calls, servers that come back: MLflow has everything once."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from data.files import read_json, write_json
 from experiments.curves import read_curves
 from experiments.endurance.mirrored_once import differences
 from experiments.patience import Patience
-from experiments.run_mirror import RunMirror
+from experiments.run_mirror import RunMirror, mirrored
 from experiments.sync import sync, unsent
 from experiments.tracking import MLflowTracker, send
 
@@ -63,6 +64,17 @@ def test_a_process_that_ends_before_it_knows_its_run_finds_it_again(uri: str, tm
     write_json(folder / "mlflow.json", {"uri": uri, "key": state["key"], "finished": False})
     assert send(folder, tracker) and differences(uri, tmp_path) == []
     assert read_json(folder / "mlflow.json")["run_id"] == state["run_id"]
+
+
+def test_two_servers_in_turn_have_the_run_once_each(database: Path, uri: str, tmp_path: Path) -> None:
+    folder, other = mirrored_run(tmp_path, "bert4rec", 0, 0.5), f"sqlite:///{tmp_path / 'other.db'}"
+    shutil.copy(database, tmp_path / "other.db")
+    for _ in range(2):
+        for server in (uri, other):
+            if folder in unsent(tmp_path, server):
+                assert send(folder, MLflowTracker(server))
+            assert mirrored(folder, server)["finished"] and differences(server, tmp_path) == []
+    assert mirrored(folder, uri)["run_id"] != mirrored(folder, other)["run_id"]
 
 
 def test_points_of_a_continued_training_are_not_sent_again(uri: str, tmp_path: Path) -> None:
