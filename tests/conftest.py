@@ -27,10 +27,10 @@ from data.retrievers import EASE
 from data.sources.demo import Demo
 from data.splits import LeaveOneOut, Split
 from experiments.building import OWN
+from experiments.endurance.small import DATA as SMALL
 from experiments.launch import ROOT
 
 SHARED = Path(os.environ.get("RERANK_SHARED_DATA", ROOT / ".." / "shared" / "data"))
-SMALL = ["dataset.n_users=120", "dataset.n_items=60", "dataset.mean_length=12", "candidates.size=20"]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
-"""The same seed, the same numbers: every reranker of conf/reranker twice, with and without loading workers; and what
-the endurance cases count as equal and as grown."""
+"""The same seed, the same numbers: every reranker of conf/reranker but `file`, which reads its scores, fitted twice in
+this process, those that train once more with two loading workers; the presets of viranker with `-m slow` alone. Other
+processes and interruptions: `python -m experiments.endure cases=[determinism]`. And what the endurance cases count as
+equal and as grown."""
 
 import json
 from collections.abc import Callable
