@@ -6,6 +6,7 @@ in another order; whether that changed a number here is told, and promised nowhe
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import pandas as pd
 
 from experiments.endurance import small
 from experiments.endurance.outcome import Endurance, Outcome
-from experiments.endurance.stopped_in_training import killed
 
 BASELINES = ["random", "popularity", "first_stage"]
 WORKERS = "trainer.dataloader_num_workers=2"
@@ -38,10 +38,8 @@ def outcomes(settings: Endurance) -> Iterator[Outcome]:
         yield same("the same command in another process", reranker, first, ended(words("two"), place / "two"))
         loaded = ended(words("workers", WORKERS), place / "workers")
         yield same("2 data-loading workers instead of none", reranker, first, loaded)
-        stopped = killed(["train.py", *words("killed")], place / "killed")
-        went_on = ended(words("killed"), place / "killed")
-        if not stopped:
-            went_on = "the training had ended before it could be killed"
+        stopped = stopped_in_training(words("killed"))
+        went_on = stopped or ended(words("killed"), place / "killed")
         yield same("SIGKILL in the middle of training, then the same command", reranker, first, went_on)
         other = ended(words("threads"), place / "threads", OMP_NUM_THREADS="2")
         threads[reranker] = not differences(first, other)
@@ -51,6 +49,14 @@ def outcomes(settings: Endurance) -> Iterator[Outcome]:
         f"; not: {', '.join(others)}" if others else ""
     )
     yield Outcome("2 threads instead of 1: told, not promised", 0, 0, note=note)
+
+
+def stopped_in_training(words: list[str]) -> str:
+    """SIGKILL once the first checkpoint is whole; or why it did not come."""
+    place = "called:rerankers.checkpoints.MarkComplete.on_save"
+    done = small.run("-m", "experiments.endurance.killed", place, "1", "train.py", *words)
+    killed = done.returncode == -signal.SIGKILL
+    return "" if killed else f"the training ended with {done.returncode}, not by SIGKILL: {done.stderr[-300:]}"
 
 
 def ended(words: list[str], root: Path, **more: str) -> str | Path:

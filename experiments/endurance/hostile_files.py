@@ -12,8 +12,8 @@ from pathlib import Path
 
 from experiments.endurance import small
 from experiments.endurance.canaries import PLANTED, SANDBOX, objects_that_mark, torch_file_that_marks, yaml_that_marks
+from experiments.endurance.determinism import stopped_in_training
 from experiments.endurance.outcome import Endurance, Outcome
-from experiments.endurance.stopped_in_training import killed
 
 WHAT = "a file's code was run, or the refusal was no sentence"
 TARGETS = {
@@ -87,10 +87,10 @@ def of_a_run(place: Path, folder: Path, mark: Path) -> Iterator[Outcome]:
     for file in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         shutil.rmtree(root := place / "checkpoints", ignore_errors=True)
         words = ["train.py", *small.words("bert4rec", root)]
-        stopped = killed(words, root)
+        why = stopped_in_training(words[1:])
         for checkpoint in root.glob("runs/*/checkpoints/checkpoint-*"):
             (checkpoint / file).write_bytes(torch_file_that_marks(mark))
-        said = "holds more than tensors" if stopped else "the training was not stopped in time"
+        said = why or "holds more than tensors"
         yield refused("a pickle in a checkpoint that training goes on from", file, words, mark, said)
 
 
