@@ -1,8 +1,12 @@
 """Nothing that comes as a file is run: pickles, code and names of code are refused before anything is opened."""
 
+import ast
+import importlib.util
 import io
 import pickletools
+import re
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +29,13 @@ from experiments.building import build
 from experiments.endurance.canaries import (
     PLANTED,
     SANDBOX,
+    code_beside,
     objects_that_mark,
     pickle_that_marks,
     torch_file_that_marks,
     yaml_that_marks,
 )
+from experiments.endurance.hostile_files import HYDRA, NOT_STORED, TARGETS, refused, taken
 from experiments.find_run import stored_words
 from experiments.runs import Run
 from rerankers import load_reranker
@@ -59,17 +65,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("fault", PLANTED)
-def test_a_folder_with_a_pickle_or_code_is_not_opened(fault: str, loader: str, model: Path, tmp_path: Path) -> None:
+def test_a_folder_with_a_pickle_or_code_is_not_opened(
+    fault: str, loader: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, mark = shutil.copytree(model, tmp_path / "model"), tmp_path / "mark"
-    PLANTED[fault](folder, mark)
-    says = r"=\S+ (holds \S+, (a pickle|code), and is not opened|names code, .* which is never run).*"
-    with pytest.raises(UserError, match=says) as caught:
+    monkeypatch.syspath_prepend(code_beside(mark))
+    plant, said = PLANTED[fault]
+    plant(folder, mark)
+    with pytest.raises(UserError, match=rf"=\S+ {said}") as caught:
         LOADERS[loader](str(folder))
     assert "\n" not in str(caught.value) and not mark.exists()
 
 
-def test_the_canaries_sing(tmp_path: Path) -> None:
-    """What is refused above would open its mark for writing; shown by its opcodes, as nothing here unpickles."""
+def test_the_canaries_sing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused above would open its mark for writing; shown by its opcodes and its source, as nothing here
+    unpickles or imports it."""
     mark = tmp_path / "mark"
     steps = [(code.name, value) for code, value, _ in pickletools.genops(pickle_that_marks(mark))]
     words = [("MARK", None), ("UNICODE", str(mark)), ("UNICODE", "w"), ("TUPLE", None)]
@@ -80,7 +90,40 @@ def test_the_canaries_sing(tmp_path: Path) -> None:
         (file := tmp_path / "weights.pt").write_bytes(content(mark))
         with pytest.raises(UnpicklingError, match=r"Unsupported global: GLOBAL (__builtin__\.)?open"):
             torch.load(file, weights_only=True)
+    monkeypatch.syspath_prepend(code_beside(mark))
+    named = importlib.util.find_spec("marking")  # which looks for it, and does not import it
+    assert named is not None and named.origin is not None
+    first = ast.parse(Path(named.origin).read_text()).body[0]
+    assert ast.unparse(first) == f"open({str(mark)!r}, 'w')"
     assert not mark.exists()
+
+
+ENDINGS = {  # exit code, stderr, whether a mark was left -> what is to be said of it; None: it survived
+    "one sentence": (2, "a note\nerror: x holds a.pt, a pickle\n", False, None),
+    "another reason": (2, "error: x is of another type\n", False, "exit code 2, not run"),
+    "no sentence": (2, "x holds a.pt, a pickle\n", False, "exit code 2, not run"),
+    "two sentences": (2, "error: x holds a.pt, a pickle\nerror: and more\n", False, "exit code 2, not run"),
+    "a traceback": (2, "Traceback\nerror: x holds a.pt, a pickle\n", False, "exit code 2, not run"),
+    "no refusal": (0, "error: x holds a.pt, a pickle\n", False, "exit code 0, not run"),
+    "a mark": (2, "error: x holds a.pt, a pickle\n", True, "exit code 2, RAN"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_refusal_counts_with_its_reason_alone(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, stderr, marked, why = ENDINGS[ending]
+
+    def run(*command: str, **more: str) -> Any:
+        if marked:
+            (tmp_path / "mark").touch()
+        return subprocess.CompletedProcess(command, code, "", stderr)
+
+    monkeypatch.setattr("experiments.endurance.small.run", run)
+    outcome = refused("a fault", "rank", [], tmp_path / "mark", r"holds a\.pt, a pickle")
+    assert (outcome.tried, outcome.survived) == (1, int(why is None))
+    assert [why in each for each in outcome.failures] == ([] if why is None else [True])
+    assert not (tmp_path / "mark").exists(), "nor is the next one blamed for it"
+    assert taken("a whole one", "rank", []).survived == (code == 0)
 
 
 @pytest.mark.parametrize(
@@ -147,50 +190,21 @@ def test_damaged_weights_are_one_sentence(content: bytes, model: Path, tmp_path:
 @pytest.mark.parametrize("attempt", SANDBOX)
 def test_a_chat_template_reaches_nothing_but_its_messages(attempt: str, checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "model")
-    (folder / "chat_template.jinja").write_text(SANDBOX[attempt])
+    (folder / "chat_template.jinja").write_text(SANDBOX[attempt][0])
     with pytest.raises(UserError, match=r"the chat template of reranker.model= cannot be used \(.*\); give another"):
         load_reranker(folder, max_length=512)
 
 
-@pytest.mark.parametrize(
-    ("where", "target"),
-    [
-        ("reranker", "os.system"),
-        ("reranker", "builtins.eval"),
-        ("reranker", "data.download.download"),  # a function
-        ("reranker", "experiments.runs.subprocess.Popen"),  # a class that a module of ours has imported
-        ("reranker", "rerankers.training.TrainingArguments"),  # even a dataclass
-        ("reranker", "rerankers.base.Reranker.__init__"),
-        ("reranker", "rerankers.base.TrainerConfig"),
-        ("reranker", "data.sources.demo.Demo"),  # ours, in another place
-        ("dataset", "rerankers.bert4rec.BERT4Rec"),
-        ("protocol.split", "rerankers.baselines.Random"),
-        ("candidates.retriever", "rerankers.baselines.Random"),
-        ("tracking", "data.sources.demo.Demo"),
-        ("tracking", "experiments.launch.os"),
-    ],
-)
-def test_only_the_projects_own_classes_are_made(where: str, target: str) -> None:
-    says = rf"{where}._target_={target} (is not a class|is no {where}) of this project|cannot be imported"
-    with pytest.raises(UserError, match=says):
+@pytest.mark.parametrize(("where", "target", "why"), TARGETS)
+def test_only_the_projects_own_classes_are_made(where: str, target: str, why: str) -> None:
+    with pytest.raises(UserError, match=rf"{where}\._target_={target} {why}"):
         build({"_target_": target, "name": "x"}, where)
 
 
-@pytest.mark.parametrize(
-    "word",
-    [
-        "+hydra.callbacks.x._target_=os.system",
-        "hydra/launcher=joblib",
-        "reranker@hydra.x=bert4rec",
-        "--config-dir=/evil",
-        "-m",
-        "experiment=../../evil",
-        "experiment=/tmp/evil",
-    ],
-)
+@pytest.mark.parametrize("word", HYDRA)
 def test_a_stored_override_does_not_set_hydra(word: str, tmp_path: Path) -> None:
     (tmp_path / "overrides.yaml").write_text(f"- reranker=sasrec\n- {word!r}\n")
-    with pytest.raises(UserError, match="which no run of this project stores; name another run"):
+    with pytest.raises(UserError, match=f"holds '{re.escape(word)}', {NOT_STORED}; name another"):
         stored_words(tmp_path)
 
 
