@@ -4,6 +4,7 @@ processes and interruptions: `python -m experiments.endure cases=[determinism]`.
 equal and as grown."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from data.dataset import Dataset
 from data.splits import Split
 from experiments.config import configure
 from experiments.endurance import small
-from experiments.endurance.determinism import differences
+from experiments.endurance.determinism import differences, stopped_in_training
+from experiments.endurance.killed import found
 from experiments.endurance.memory import grown
 from experiments.launch import ROOT
+from rerankers.checkpoints import MarkComplete
 
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "reranker").glob("*.yaml"))
 STEPS = ["trainer.max_steps=3", "trainer.logging_steps=1", *small.BATCH]
@@ -63,6 +66,21 @@ def test_runs_that_differ_in_one_bit_are_told_apart(tmp_path: Path) -> None:
     assert differences(tmp_path / "a", "1: it broke") == ["1: it broke"]
     (tmp_path / "b" / "metrics.json").write_text("{ }")
     assert differences(tmp_path / "a", tmp_path / "b") == ["metrics.json"]
+
+
+@pytest.mark.parametrize(("code", "why"), [(-9, ""), (0, "ended with 0, not by SIGKILL: late"), (1, "ended with 1, ")])
+def test_a_training_that_was_not_killed_is_told(code: int, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        given.extend(words)
+        return subprocess.CompletedProcess(words, code, "", "late")
+
+    monkeypatch.setattr(small, "run", run)
+    assert (why in (said := stopped_in_training(["a=b"]))) and bool(said) == bool(why)
+    assert given[3:] == ["1", "train.py", "a=b"]
+    owner, name = found(given[2].removeprefix("called:"))
+    assert getattr(owner, name) is MarkComplete.on_save
 
 
 def test_growth_is_told_from_noise() -> None:
