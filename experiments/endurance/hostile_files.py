@@ -100,7 +100,6 @@ def of_a_run(place: Path, folder: Path, mark: Path) -> Iterator[Outcome]:
     """A run folder that came from elsewhere, evaluated; then a pickle in its checkpoint, trained on."""
     stored = (folder / "overrides.yaml").read_text()
     again = ["evaluate.py", f"run={folder}", f"paths.root={place}", "protocol.filter_seen=false"]
-    yield taken("a whole stored run", "evaluate", again)
     for word in HYDRA:
         (folder / "overrides.yaml").write_text(stored + f"- '{word}'\n")
         yield refused("a stored run that would set Hydra", word, again, mark, f"'{re.escape(word)}', {NOT_STORED}")
@@ -114,9 +113,11 @@ def of_a_run(place: Path, folder: Path, mark: Path) -> Iterator[Outcome]:
         said = f"{name} cannot be read: could not determine a constructor"
         yield refused("YAML that makes objects", name, again, mark, said)
         (folder / name).write_text(before)
-    (folder / "model" / "training_args.bin").write_bytes(torch_file_that_marks(mark))
+    (beside := folder / "model" / "training_args.bin").write_bytes(torch_file_that_marks(mark))
     said = r"holds training_args\.bin, a pickle,"
     yield refused("a model folder with a pickle beside safetensors", "of a stored run", again, mark, said)
+    beside.unlink()
+    yield taken("a whole stored run", "evaluate", again)  # the last: what is evaluated once is not opened again
     why = stopped_in_training(small.words("bert4rec", stopped := place / "stopped"))
     for file in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         fault = "a pickle in a checkpoint that training goes on from"
