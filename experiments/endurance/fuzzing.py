@@ -39,16 +39,18 @@ MEMORY = 2 << 30  # bytes above what the reader holds after its whole files
 LONGEST = 600  # characters of a refusal
 STRUCTURED = 20  # one example in so many is made by hypothesis
 MOST = 40  # failures with their evidence; and deaths of the process
+OUTCOMES = ("read", "compared", "refused", "failed")  # compared: read, and each value is the one of a naive reading
 
 
 @dataclass(frozen=True)
 class Reader:
-    """`read(folder, skip)` returns what it likes, raises UserError, and checks what it read: AssertionError where a
-    number is wrong. `skip`: bad rows are to be counted and left out."""
+    """`read(folder, skip)` raises UserError, and AssertionError where what was read is wrong. It returns whether all
+    was compared with a naive reading of the same bytes; else its form alone was checked, as such a file leaves open
+    what is right. `skip`: bad rows are to be counted and left out."""
 
     name: str
     whole: Callable[[], list[Files]]  # files that are right, in some variants: BOM, CRLF, unicode
-    read: Callable[[Path, bool], Any]
+    read: Callable[[Path, bool], bool]
     structured: Callable[[], Any] | None = None  # a hypothesis strategy of Files; may import hypothesis
 
 
@@ -61,14 +63,14 @@ def slow(*_: Any) -> None:
 
 
 def attempt(reader: Reader, files: Files, folder: Path, skip: bool) -> tuple[str, str]:
-    """("read" | "refused" | "failed", what was said)."""
+    """(one of OUTCOMES, what was said)."""
     shutil.rmtree(folder, ignore_errors=True)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        reader.read(folder, skip)
+        compared = reader.read(folder, skip)
     except UserError as error:
         return refusal(str(error), folder)
     except (Exception, TooSlow) as error:
@@ -77,7 +79,7 @@ def attempt(reader: Reader, files: Files, folder: Path, skip: bool) -> tuple[str
         return "failed", f"{type(error).__name__}: {str(error)[:200]!r} at {said}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return "read", ""
+    return ("compared" if compared else "read"), ""
 
 
 def refusal(said: str, folder: Path) -> tuple[str, str]:
@@ -96,19 +98,23 @@ def refusal(said: str, folder: Path) -> tuple[str, str]:
 def fuzz(reader: Reader, seed: int, first: int, stop: int, folder: Path) -> dict[str, int]:
     """Examples `first` to `stop`; counts by outcome. `folder` gets `at`, how far it is, and `failures.jsonl`."""
     folder.mkdir(parents=True, exist_ok=True)
+    counts = dict.fromkeys(OUTCOMES, 0)
+    signal.signal(signal.SIGALRM, slow)
     whole = reader.whole()
     for files in whole:
         for skip in (False, True):
             outcome, said = attempt(reader, files, folder / "files", skip)
-            if outcome != "read":
+            if outcome not in ("read", "compared"):
                 raise AssertionError(f"{reader.name}: the whole files {sorted(files)} are {outcome}: {said}")
-    counts = {"read": 0, "refused": 0, "failed": 0}
     at = os.open(folder / "at", os.O_CREAT | os.O_WRONLY, 0o600)
+    guarded = -20
 
     def one(number: int, files: Files) -> None:
-        os.pwrite(at, b"%-99s" % json.dumps([number, counts]).encode(), 0)
-        if number % 20 == 0:  # ends even what holds the interpreter; a thread each time
+        nonlocal guarded
+        os.pwrite(at, b"%-199s" % json.dumps([number, counts]).encode(), 0)
+        if number >= guarded + 20:  # ends even what holds the interpreter; a thread each time
             faulthandler.dump_traceback_later(6 * SECONDS, exit=True)
+            guarded = number
         outcome, said = attempt(reader, files, folder / "files", skip=number % 2 == 0)
         counts[outcome] += 1
         if outcome == "failed":
@@ -116,17 +122,18 @@ def fuzz(reader: Reader, seed: int, first: int, stop: int, folder: Path) -> dict
         if number % 500 == 0:
             gc.collect()
 
-    signal.signal(signal.SIGALRM, slow)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        done = first
-        if reader.structured is not None and first == 0:
-            done = structured(reader, seed, stop // STRUCTURED, one)
-        for number in range(done, stop):
-            rng = Random(f"{seed} {reader.name} {number}")
-            one(number, broken(rng, rng.choice(whole)))
-    faulthandler.cancel_dump_traceback_later()
-    os.close(at)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            done = first
+            if reader.structured is not None and first == 0:
+                done = structured(reader, seed, stop // STRUCTURED, one)
+            for number in range(done, stop):
+                rng = Random(f"{seed} {reader.name} {number}")
+                one(number, broken(rng, rng.choice(whole)))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        os.close(at)
     return counts
 
 
@@ -170,7 +177,7 @@ def kept(folder: Path) -> list[int]:
 
 def fuzz_apart(module: str, reader: str, examples: int, seed: int, folder: Path) -> Outcome:
     """`fuzz` in processes of their own: one that dies is followed by one that begins behind its last example."""
-    first, deaths, counts = 0, 0, {"read": 0, "refused": 0, "failed": 0}
+    first, deaths, counts = 0, 0, dict.fromkeys(OUTCOMES, 0)
     words = ["-m", "experiments.endurance.fuzzing", module, reader, str(seed)]
     folder.mkdir(parents=True)
     while first < examples and deaths < MOST:
@@ -196,7 +203,8 @@ def fuzz_apart(module: str, reader: str, examples: int, seed: int, folder: Path)
             number, said = json.loads(row)
             failures.append(f"example {number} of {reader} with seed {seed}: {said}")
     lost = "nothing" if not counts["failed"] else "a traceback, a hang or a wrong number"
-    note = f"{counts['refused']:,} refused in a sentence, {counts['read']:,} read"
+    read = counts["read"] + counts["compared"]
+    note = f"{counts['refused']:,} refused in a sentence, {read:,} read, {counts['compared']:,} of them compared"
     return Outcome(f"{reader}: broken files", tried, tried - counts["failed"], lost, note, failures)
 
 

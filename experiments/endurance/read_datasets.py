@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,22 +35,12 @@ def check_dataset(dataset: Dataset, rated: bool = True) -> None:
     assert len(dataset.sha256) == 64  # every text can be encoded
 
 
-def loaded(source: Source, folder: Path) -> tuple[Raw, Dataset]:
-    """What was read, and the dataset of it; the files are read once."""
-    raw = source.read(folder)
-    source.read = lambda data_dir: replace(raw)  # type: ignore[method-assign]
-    return raw, source.load(folder)
-
-
-def left_out(raw: Raw, name: str) -> int:
-    """Of the lines of `name`, as the notes have it."""
-    said = re.compile(rf"([\d,]+) bad rows of {re.escape(name)} were left out")
-    return sum(int(found[1].replace(",", "")) for note in raw.notes if (found := said.match(note)))
-
-
-def lines_of(path: Path) -> list[str]:
-    """As any system ends them."""
-    return path.read_text(encoding="utf-8").lstrip("\ufeff").split("\n")
+def check_left_out(dataset: Dataset, bad: dict[str, int]) -> None:
+    """`bad`: file name -> its bad rows, each of which the notes must count."""
+    for name, expected in bad.items():
+        said = re.compile(rf"([\d,]+) bad rows of {re.escape(name)} were left out")
+        counted = [found[1] for note in dataset.provenance.notes if (found := said.match(note))]
+        assert [f"{expected:,}"] * (expected > 0) == counted, f"{expected} bad rows of {name}, {counted} counted"
 
 
 def handling(skip: bool) -> str:

@@ -6,24 +6,27 @@ import csv
 import gzip
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
+from data.dataset import Dataset
 from data.sources.amazon import AmazonReviews
-from data.sources.movielens import GENRES, MovieLens100K
+from data.sources.movielens import FILES, GENRES, MovieLens100K
 from data.sources.sequences import Sequences
+from experiments.endurance import naive_datasets
 from experiments.endurance.breaking import Files, packed
 from experiments.endurance.fuzzing import Reader
+from experiments.endurance.naive_datasets import Event, Item
+from experiments.endurance.naive_files import Unclear, lines_of
 from experiments.endurance.read_datasets import (
     BOM,
     TITLES,
     Fixed,
     check_dataset,
+    check_left_out,
     handling,
     in_windows,
-    left_out,
-    lines_of,
-    loaded,
 )
 
 # MovieLens
@@ -42,25 +45,28 @@ def movielens_archive() -> list[Files]:
     return [{"ml-100k/ml-100k.zip": packed({"ml-100k/README": b"x", **members})}]
 
 
-def exact(number: str) -> float:
-    return int(number) if number.strip().lstrip("+-").isdecimal() else float(number)
+def read_movielens(folder: Path, skip: bool) -> bool:
+    dataset = MovieLens100K(name="ml_100k", path=str(folder), on_bad_row=handling(skip)).load(folder)
+    return check_movielens(dataset, (folder / "u.data").read_bytes(), (folder / "u.item").read_bytes())
 
 
-def read_movielens(folder: Path, skip: bool) -> None:
-    source = MovieLens100K(name="ml_100k", path=str(folder), on_bad_row=handling(skip))
-    raw, dataset = loaded(source, folder)
-    rows = [line.split("\t") for line in lines_of(folder / "u.data") if line.strip()]
-    assert len(raw.interactions) + left_out(raw, "u.data") == len(rows), "ratings are missing or too many"
-    if len(rows) == len(raw.interactions):
-        naive = [(user, item, float(rating), exact(time)) for user, item, rating, time, *_ in rows]
-        assert naive == list(raw.interactions.itertuples(index=False, name=None)), "a rating is not the file's"
+def check_movielens(dataset: Dataset, data: bytes, item: bytes) -> bool:
     check_dataset(dataset)
+    (events, bad), (items, bad_items) = (
+        naive_datasets.ratings(lines_of(data)),
+        naive_datasets.films(lines_of(item, "latin-1")),
+    )
+    check_left_out(dataset, {"u.data": bad, "u.item": bad_items})
+    naive_datasets.same(dataset, events, items)
+    return True
 
 
-def read_movielens_archive(folder: Path, skip: bool) -> None:
+def read_movielens_archive(folder: Path, skip: bool) -> bool:
     source = MovieLens100K(name="ml_100k", url="http://127.0.0.1:9/x.zip", on_bad_row=handling(skip))
-    check_dataset(source.load(folder))
+    dataset = source.load(folder)
     assert {path.name for path in folder.iterdir()} == {"ml-100k"}, "something was written beside the folder"
+    with zipfile.ZipFile(folder / "ml-100k" / "ml-100k.zip") as archive:
+        return check_movielens(dataset, *(archive.read(f"ml-100k/{name}") for name in FILES))
 
 
 def structured_movielens() -> Any:
@@ -116,13 +122,17 @@ def amazon_2018() -> list[Files]:
     return [amazon_files(".json.gz"), amazon_files(".json"), in_windows(amazon_files(".json"))]
 
 
-def read_amazon(folder: Path, skip: bool) -> None:
-    raw, dataset = loaded(AmazonReviews(name="amazon", path=str(folder), on_bad_row=handling(skip)), folder)
-    (path,) = folder.glob("reviews_x*")
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    lines = sum(not line.isspace() for line in content.split(b"\n") if line)
-    assert len(raw.interactions) + left_out(raw, path.name) == lines, "reviews are missing or too many"
+def read_amazon(folder: Path, skip: bool) -> bool:
+    dataset = AmazonReviews(name="amazon", path=str(folder), on_bad_row=handling(skip)).load(folder)
     check_dataset(dataset)
+    (path,), (about,) = folder.glob("reviews_x*"), folder.glob("meta_x*")
+    try:
+        events, bad = naive_datasets.reviews(path)
+        check_left_out(dataset, {path.name: bad})
+        naive_datasets.same(dataset, events, naive_datasets.products(about, {event.item for event in events}))
+    except Unclear:
+        return False
+    return True
 
 
 def structured_amazon() -> Any:
@@ -156,16 +166,14 @@ def sequences() -> list[Files]:
     return [plain, in_windows(plain), {"sequences.txt": lines.encode(), "items.csv": table.encode()}]
 
 
-def read_sequences(folder: Path, skip: bool) -> None:
+def read_sequences(folder: Path, skip: bool) -> bool:
     items = "items.jsonl" if (folder / "items.jsonl").exists() else "items.csv"
-    source = Sequences(name="sequences", path=str(folder), items=items, on_bad_row=handling(skip))
-    raw, dataset = loaded(source, folder)
-    rows = [line.encode().split() for line in lines_of(folder / "sequences.txt") if line.encode().strip()]
-    assert raw.interactions["user"].nunique() + left_out(raw, "sequences.txt") == len(rows), "lines are missing"
-    if not left_out(raw, "sequences.txt"):
-        naive = [word.decode() for row in rows for word in row[1:]]
-        assert naive == raw.interactions["item"].tolist(), "a sequence is not the file's"
+    dataset = Sequences(name="sequences", path=str(folder), items=items, on_bad_row=handling(skip)).load(folder)
     check_dataset(dataset, rated=False)
+    events, bad = naive_datasets.sequences(folder / "sequences.txt")
+    check_left_out(dataset, {"sequences.txt": bad})
+    naive_datasets.same(dataset, events, naive_datasets.texts_of_items(folder / items))
+    return True
 
 
 def structured_sequences() -> Any:
@@ -189,13 +197,18 @@ def item_fields() -> list[Files]:
     return [plain, {name: BOM + content for name, content in plain.items()}]
 
 
-def read_item_fields(folder: Path, skip: bool) -> None:
+def read_item_fields(folder: Path, skip: bool) -> bool:
     by_id = {"path": str(folder / "plots.jsonl"), "fields": {"plot": "description", "tags": "categories"}}
     fields = {"wiki_summary": "semantic_summary"}
     by_title = {"path": str(folder / "wiki.csv"), "on": "title", "key": "movie_title", "fields": fields}
     dataset = Fixed(name="fixed", item_fields=[by_id, by_title]).load(folder)
     check_dataset(dataset)
-    assert len(dataset.catalog) == 3 and len(dataset.interactions) == 3
+    items = {name: Item(title) for name, title in zip("abc", TITLES, strict=False)}
+    plots, wiki = (naive_datasets.records(folder / name) for name in ("plots.jsonl", "wiki.csv"))
+    items = naive_datasets.joined(items, plots, None, plot="description", tags="categories")
+    items = naive_datasets.joined(items, wiki, "movie_title", wiki_summary="semantic_summary")
+    naive_datasets.same(dataset, [Event("u", "a", 1, 1.0), Event("u", "b", 2, 1.0), Event("v", "c", 1, 1.0)], items)
+    return True
 
 
 def structured_item_fields() -> Any:
