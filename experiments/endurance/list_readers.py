@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,21 @@ from PIL import Image
 
 from data.candidate_file import to_lists
 from data.errors import UserError
-from data.files import read_text
 from data.item_content import Content
 from data.pictures import Unavailable, to_jpeg
 from data.run_file import RunFile, read_run_file
 from experiments.endurance.breaking import Files
 from experiments.endurance.fuzzing import Reader
+from experiments.endurance.naive_files import Unclear
+from experiments.endurance.naive_lists import (
+    Ranked,
+    features_of,
+    of_csv,
+    of_parquet,
+    of_trec,
+    pixels_of,
+    same_lists,
+)  # fmt: skip
 from experiments.endurance.read_datasets import BOM, Fixed, check_dataset, in_windows
 
 SIDE = 10_000
@@ -68,8 +77,17 @@ def run_parquet() -> list[Files]:
     ]
 
 
-def read_parquet(folder: Path, skip: bool) -> None:
-    check_run_file(folder / "lists.parquet")
+def compared(path: Path, naive: Callable[[Path], Ranked]) -> bool:
+    found = check_run_file(path)
+    try:
+        same_lists(found, naive(path))
+    except Unclear:
+        return False
+    return True
+
+
+def read_parquet(folder: Path, skip: bool) -> bool:
+    return compared(folder / "lists.parquet", of_parquet)
 
 
 def run_csv() -> list[Files]:
@@ -81,13 +99,8 @@ def run_csv() -> list[Files]:
     return [*plain, *(in_windows(files) for files in plain[:3])]
 
 
-def read_csv(folder: Path, skip: bool) -> None:
-    path = folder / "lists.csv"
-    found = check_run_file(path)
-    rows = [row for row in csv.reader(io.StringIO(read_text(path))) if any(cell.strip() for cell in row)]
-    header = [name.strip().lower() for name in rows[0]] if rows else []
-    if "item_id" in header and '"' not in read_text(path):
-        assert sum(len(run.row) for run in found.values()) == len(rows) - 1, "pairs are missing or too many"
+def read_csv(folder: Path, skip: bool) -> bool:
+    return compared(folder / "lists.csv", of_csv)
 
 
 def run_trec() -> list[Files]:
@@ -96,15 +109,8 @@ def run_trec() -> list[Files]:
     return [plain, in_windows(plain), {"lists.trec": lines.replace(" ", "\t").encode()}]
 
 
-def read_trec(folder: Path, skip: bool) -> None:
-    path = folder / "lists.trec"
-    (found,) = check_run_file(path).values()
-    lines = read_text(path).split("\n")
-    rows = [words for line in lines if (words := [word.decode() for word in line.encode().split()])]
-    assert len(found.row) == len(rows), "pairs are missing or too many"
-    naive = {(row[0], row[2]): np.float32(float(row[4])) for row in rows}
-    have = zip(found.requests[found.row], found.items[found.item], found.scores, strict=True)
-    assert naive == {(user, item): score for user, item, score in have}, "a score is not the file's"
+def read_trec(folder: Path, skip: bool) -> bool:
+    return compared(folder / "lists.trec", of_trec)
 
 
 def structured_csv() -> Any:
@@ -176,7 +182,7 @@ def features() -> list[Files]:
     ]
 
 
-def read_features(folder: Path, skip: bool) -> None:
+def read_features(folder: Path, skip: bool) -> bool:
     (path,) = [path for path in folder.iterdir() if path.suffix in (".npz", ".npy", "")]
     dataset = Fixed(name="fixed", image_features=str(path)).load(folder)
     check_dataset(dataset)
@@ -184,6 +190,14 @@ def read_features(folder: Path, skip: bool) -> None:
     assert found is not None and found.dtype == np.float32 and len(found) == 3
     lacking = np.isnan(found)
     assert (lacking.all(axis=1) == lacking.any(axis=1)).all() and not lacking.all() and not np.isinf(found).any()
+    items = dataset.catalog.id.tolist()
+    try:
+        naive = features_of(path, items)
+    except Unclear:
+        return False
+    have = {item: row.tolist() for item, row in zip(items, found, strict=True) if not np.isnan(row).any()}
+    assert have == {item: row for item, row in naive.items() if item in items}, "a feature is not the file's"
+    return True
 
 
 # Pictures
@@ -201,7 +215,7 @@ def pictures() -> list[Files]:
     return made
 
 
-def read_picture(folder: Path, skip: bool) -> None:
+def read_picture(folder: Path, skip: bool) -> bool:
     path = folder / "a.png"
     try:
         picture = Content("", str(path)).open(SIDE)
@@ -212,6 +226,13 @@ def read_picture(folder: Path, skip: bool) -> None:
     assert np.asarray(picture).shape == (picture.height, picture.width, 3)
     with Image.open(io.BytesIO(small)) as again:
         assert again.format == "JPEG" and max(again.size) <= 8
+    try:
+        expected = pixels_of(path.read_bytes())
+    except Unclear:
+        return False
+    assert picture.size == expected.shape[1::-1], "the picture has another size"
+    assert np.abs(np.asarray(picture) - expected).max() <= 1, "a pixel is not the file's"
+    return True
 
 
 READERS = [
