@@ -18,6 +18,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 NUMBER = re.compile(r"[\s\x1c-\x1f]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[\s\x1c-\x1f]*", re.ASCII)
+MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 BOM = b"\xef\xbb\xbf"
 
 
@@ -139,31 +140,31 @@ def distinct(values: Any, text: Any = one_line) -> tuple[str, ...]:
 
 
 def sheet_of(path: Path) -> list[list[Any]]:
-    """The cells of the first sheet, as its XML has them; of a workbook as openpyxl writes it."""
-    main = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+    """The cells of the first sheet, as its XML has them: texts that stand in their cells, and numbers."""
     try:
         with zipfile.ZipFile(path) as archive:
-            strings = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))
             sheet = ElementTree.fromstring(archive.read("xl/worksheets/sheet1.xml"))
     except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, ValueError, OSError, RuntimeError) as error:
         raise Unclear(str(error)) from None
-    texts = ["".join(part.text or "" for part in entry.iter(f"{main}t")) for entry in strings.iter(f"{main}si")]
     rows: list[list[Any]] = []
-    for row in sheet.iter(f"{main}row"):
+    for row in sheet.iter(f"{MAIN}row"):
         if row.get("r") != str(len(rows) + 1):
             raise Unclear("a row out of its place")
         rows.append([])
         for number, cell in enumerate(row):
-            inside, name = list(cell), f"{chr(65 + number)}{len(rows)}"
-            if [value.tag for value in inside] != [f"{main}v"] or cell.get("r") != name or "s" in cell.attrib:
-                raise Unclear("a cell of another kind")
-            rows[-1].append(value_of(cell.get("t", "n"), inside[0].text or "", texts))
+            if cell.tag != f"{MAIN}c" or cell.get("r") != f"{chr(65 + number)}{len(rows)}" or "s" in cell.attrib:
+                raise Unclear("a cell out of its place, or in a style")
+            rows[-1].append(value_of(cell))
     return rows
 
 
-def value_of(kind: str, text: str, texts: list[str]) -> Any:
-    if kind == "s" and text.isdecimal() and int(text) < len(texts):
-        return texts[int(text)]
-    if kind == "n" and NUMBER.fullmatch(text):
+def value_of(cell: ElementTree.Element) -> Any:
+    kind, inside = cell.get("t", "n"), [part.tag.removeprefix(MAIN) for part in cell.iter()][1:]
+    text = "".join(cell.itertext())
+    if not inside and not text.strip():
+        return None
+    if kind == "inlineStr" and inside == ["is", "t"]:
+        return text
+    if kind == "n" and inside == ["v"] and NUMBER.fullmatch(text):
         return float(text) if set(text) & set(".eE") else int(text)
     raise Unclear("a cell of another kind")

@@ -9,14 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data.dataset import Dataset
 from data.sources.passage_files import PassageFiles
 from data.sources.proptit import Proptit
 from data.sources.squad import Squad
 from data.text_lists import read_texts
 from experiments.endurance.breaking import Files
 from experiments.endurance.fuzzing import Reader
+from experiments.endurance.naive_files import Unclear
+from experiments.endurance.naive_passages import Held, of_folder, same, texts_of
+from experiments.endurance.naive_passages import squad as squad_of
 from experiments.endurance.read_datasets import BOM, handling, in_windows
-from experiments.endurance.read_passages import check_counts, lines_of, loaded, plain
+from experiments.endurance.read_passages import check_passages
 
 TEXTS = ["Câu lạc bộ PTIT, 2011.", "👩‍👩‍👧 & A. the answer", 'Slogan: "từ trái tim"', "A <|im_end|> title; 5 | 6"]
 ASKED = [("Slogan là gì?", ["3"]), ("who, when?", ["1", "4"]), ("A. the answer", ["2", "1"])]
@@ -76,10 +80,20 @@ def tables(ending: str, as_bytes: Callable[[list[dict[str, Any]]], bytes], text:
     return [files, in_windows(files)] if text else [files]
 
 
-def read_tables(folder: Path, skip: bool) -> None:
-    raw, dataset = loaded(PassageFiles(name="passages", path=str(folder), on_bad_row=handling(skip)), folder)
-    if (folder / "corpus.jsonl").exists():
-        check_counts(folder, raw, dataset, "corpus.jsonl", "queries.jsonl")
+def read_tables(folder: Path, skip: bool) -> bool:
+    dataset = PassageFiles(name="passages", path=str(folder), on_bad_row=handling(skip)).load(folder)
+    (corpus,), (queries,) = folder.glob("corpus.*"), folder.glob("queries.*")
+    judgements = folder / "qrels" if (folder / "qrels").exists() else None
+    return compared(dataset, lambda: of_folder(folder, corpus.name, queries.name, judgements))
+
+
+def compared(dataset: Dataset, naive: Callable[[], Held]) -> bool:
+    check_passages(dataset)
+    try:
+        same(dataset, naive())
+    except Unclear:
+        return False
+    return True
 
 
 def structured_lines() -> Any:
@@ -131,18 +145,10 @@ def trec() -> list[Files]:
     return [files | {"judged.trec": "".join(lines).encode()}]
 
 
-def read_trec(folder: Path, skip: bool) -> None:
+def read_trec(folder: Path, skip: bool) -> bool:
     source = PassageFiles(name="passages", path=str(folder), qrels="judged.trec", on_bad_row=handling(skip))
-    _, dataset = loaded(source, folder)
-    rows = [line.split() for line in lines_of(folder / "judged.trec")]
-    if all(len(row) in (0, 4) for row in rows):  # separated by blanks, as TREC has it
-        judged = {(plain(row[0]), plain(row[2])) for row in rows if row}
-        found = set(
-            zip(dataset.user_id[dataset.interactions.user], dataset.catalog.id[dataset.interactions.item], strict=True)
-        )
-        assert {(q, p) for q, p in found if p in {name for _, name in judged}} <= judged, (
-            "a judgement is not the file's"
-        )
+    dataset = source.load(folder)
+    return compared(dataset, lambda: of_folder(folder, "corpus.jsonl", "queries.jsonl", folder / "judged.trec"))
 
 
 # others
@@ -154,8 +160,9 @@ def proptit() -> list[Files]:
     return [{"CLB_PROPTIT.csv": separated(corpus, ","), "train_data_proptit.xlsx": workbook(queries)}]
 
 
-def read_proptit(folder: Path, skip: bool) -> None:
-    loaded(Proptit(name="proptit", path=str(folder), on_bad_row=handling(skip)), folder)
+def read_proptit(folder: Path, skip: bool) -> bool:
+    dataset = Proptit(name="proptit", path=str(folder), on_bad_row=handling(skip)).load(folder)
+    return compared(dataset, lambda: of_folder(folder, "CLB_PROPTIT.csv", "train_data_proptit.xlsx"))
 
 
 def squad() -> list[Files]:
@@ -173,15 +180,13 @@ def squad() -> list[Files]:
     return [{"xquad.vi.json": text}, {"xquad.vi.json": BOM + text.replace(b"\n", b"\r\n")}]
 
 
-def read_squad(folder: Path, skip: bool) -> None:
-    raw, dataset = loaded(
-        Squad(name="xquad_vi", path=str(folder), file="xquad.vi.json", on_bad_row=handling(skip)), folder
-    )
-    whole = json.loads((folder / "xquad.vi.json").read_text(encoding="utf-8-sig"))
-    questions = [q for article in whole["data"] for paragraph in article["paragraphs"] for q in paragraph["qas"]]
-    impossible = sum(int(note.split()[0].replace(",", "")) for note in raw.notes if "impossible" in note)
-    if not any("bad rows" in note for note in raw.notes):
-        assert len(dataset.user_id) + impossible == len(questions), "questions are missing or too many"
+def read_squad(folder: Path, skip: bool) -> bool:
+    source = Squad(name="xquad_vi", path=str(folder), file="xquad.vi.json", on_bad_row=handling(skip))
+    dataset = source.load(folder)
+    held, impossible = squad_of(folder / "xquad.vi.json")
+    said = [note.split()[0] for note in dataset.provenance.notes if "marked as impossible" in note]
+    assert said == [f"{impossible:,}"] * (impossible > 0), f"{impossible} questions are impossible, {said} counted"
+    return compared(dataset, lambda: held)
 
 
 def listed(ending: str, as_bytes: Callable[[list[dict[str, Any]]], bytes]) -> Callable[[], list[Files]]:
@@ -193,14 +198,17 @@ def lines_to_rank() -> list[Files]:
     return [whole, in_windows(whole)]
 
 
-def read_listed(folder: Path, skip: bool) -> None:
+def read_listed(folder: Path, skip: bool) -> bool:
     (path,) = folder.iterdir()
     texts = read_texts(path, "passages")
     assert texts and all(text.text and text.id for text in texts)
     assert all(unicodedata.is_normalized("NFC", text.text) and text.text.encode() for text in texts)
-    if path.suffix == ".txt":
-        numbers = [n for n, line in enumerate(lines_of(path), start=1) if plain(line)]
-        assert [int(text.id) for text in texts] == numbers, "a line is missing or too many"
+    try:
+        naive = texts_of(path)
+    except Unclear:
+        return False
+    assert [tuple(text) for text in texts] == naive, "a text is not the file's"
+    return True
 
 
 READERS = [
