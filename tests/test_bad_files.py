@@ -23,18 +23,24 @@ COLUMNS = {"user": "str", "item": "str", "rating": "float64", "timestamp": "int6
 
 
 @pytest.mark.parametrize("reader", [*readers.READERS, *list_readers.READERS], ids=lambda reader: reader.name)
-def test_broken_files_are_refused_in_a_sentence_or_read_right(reader: Reader, tmp_path: Path) -> None:
+def test_broken_files_are_refused_in_a_sentence_or_read_right(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.endurance.fuzzing.SECONDS", 600)  # however busy the machine is
     counts = fuzz(reader, 1, 1, 61, tmp_path)
     said = (tmp_path / "failures.jsonl").read_text() if counts["failed"] else ""
     assert counts["failed"] == 0, said
-    assert counts["read"] + counts["refused"] == 60 and counts["refused"] > 0
+    assert sum(counts.values()) == 60 and counts["refused"] > 0
+    assert counts["compared"] > 0 or reader.name == "pictures"
 
 
-def test_the_fuzzer_sees_what_is_wrong(tmp_path: Path) -> None:
-    def read(folder: Path, skip: bool) -> None:
+def test_the_fuzzer_sees_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(folder: Path, skip: bool) -> bool:
         text = (folder / "a.csv").read_text()  # an undecodable byte is a traceback
         assert len(text.split(",")) == 6, "the wrong number of fields"
+        return False
 
+    monkeypatch.setattr("experiments.endurance.fuzzing.SECONDS", 600)
     reader = Reader("careless", lambda: [{"a.csv": b"1,2,3,4,5,6\n"}], read)
     counts = fuzz(reader, 0, 1, 61, tmp_path)
     said = (tmp_path / "failures.jsonl").read_text()

@@ -13,7 +13,7 @@ from data.sources.passage_files import PassageFiles
 from data.splits import shown
 from data.tables import BadRows, read_table
 from experiments.endurance.fuzzing import fuzz, reader_named
-from experiments.endurance.nasty_requests import brute_force, left_out_last, problem
+from experiments.endurance.nasty_requests import brute_force, first_after, left_out_last, problem
 from experiments.endurance.nasty_tables import SHEET, bomb, changed
 from experiments.endurance.odd_ids import all_cases
 from experiments.endurance.passage_readers import READERS
@@ -55,6 +55,7 @@ def test_a_wrong_number_and_a_wrong_sentence_are_found(tmp_path: Path) -> None:
 def test_the_naive_calculation() -> None:
     events = [("u", "b", 3), ("u", "a", 1), ("u", "c", 2), ("u", "a", 9), ("v", "a", 1), ("v", "b", 2)]
     assert left_out_last(events) == {"u": {"b"}}
+    assert first_after([*events, ("v", "c", 8)], 0.3) == {"u": {"b"}, "v": {"c"}}
     ranked = pd.DataFrame({"request": ["u"] * 3, "candidate": list("cba"), "score": [3.0, 2, 1], "rank": [1, 2, 3]})
     assert brute_force({"u": {"b"}}, ranked, ["u"], "mrr_at_10") == 0.5
     assert brute_force({"u": {"b", "x"}}, ranked, ["u"], "recall_at_1") == 0

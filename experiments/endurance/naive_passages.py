@@ -144,7 +144,7 @@ def judged(path: Path, held: Held, asked: set[str]) -> dict[str, list[str]]:
     for line in lines[beir:]:
         cells = [cell.strip() for cell in line.strip().split(mark)]
         grade = number_of(cells[-1])
-        if len(cells) == 3 + (not beir) and grade is None and re.search(r"[^a-zA-Z.]", cells[-1]):
+        if len(cells) == 3 + (not beir) and grade is None and re.search(r"\d|inf|nan", cells[-1].casefold()):
             raise Unclear("a grade that may be a number")
         query, passage = (plain(cells[0]), known(plain(cells[-2]), held.named)) if len(cells) > 2 else ("", "")
         if len(cells) != 3 + (not beir) or grade is None:

@@ -5,23 +5,24 @@ from __future__ import annotations
 
 import io
 import struct
-import time
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from data.dataset import Dataset
-from data.files import file_sha256
 from data.item_content import Content
 from data.pictures import Unavailable, file_name, to_jpeg
 from experiments.endurance.breaking import PNG
+from experiments.endurance.canaries import objects_that_mark, pickle_that_marks
 from experiments.endurance.list_readers import npy
 from experiments.endurance.nasty_cases import case, refused, write
 from experiments.endurance.read_datasets import Fixed
 
+NEITHER = (False, False)
 ARRAYS, PICTURES = "arrays: pickles, bombs, wrong kinds", "pictures: bombs, cut, none"
 
 
@@ -41,8 +42,7 @@ def array_of(shape: str, kind: str, content: bytes) -> bytes:
 @case(ARRAYS, "a pickle in place of numbers is not run")
 def _(folder: Path) -> None:
     ran = folder / "ran"
-    pickle = f"cos\nsystem\n(S'touch {ran}'\ntR.".encode()
-    evil = array_of("(3,)", "|O", pickle)
+    pickle, evil = pickle_that_marks(ran), objects_that_mark(ran)
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("item_id.npy", evil)
@@ -89,18 +89,18 @@ def _(folder: Path) -> None:
 # pictures
 
 
-def shown(content: bytes, folder: Path) -> Image.Image | None:
-    """None where the picture counts as missing, for a model as for the folder of pictures."""
+def readable(content: bytes, folder: Path) -> tuple[bool, bool]:
+    """Whether a model can open the picture, and whether the folder of pictures takes it."""
     path = write(folder, {"a.png": content}) / "a.png"
-    try:
-        picture = Content("", str(path)).open(10_000)
-    except Unavailable:
-        picture = None
-    try:
-        to_jpeg(content, 224)
-    except Unavailable:
-        return None
-    return picture
+
+    def done(read: Callable[[], object]) -> bool:
+        try:
+            read()
+        except Unavailable:
+            return False
+        return True
+
+    return done(lambda: Content("", str(path)).open(10_000)), done(lambda: to_jpeg(content, 224))
 
 
 def png(width: int, height: int, rows: bytes) -> bytes:
@@ -115,21 +115,19 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 @case(PICTURES, "bombs: more pixels than a picture has")
 def _(folder: Path) -> None:
-    before = time.process_time()
     for side in (6_000, 12_000, 20_000, 100_000, 2**31 - 1):
-        assert shown(png(side, side, zlib.compress(bytes(1000))), folder) is None, f"{side} x {side} pixels"
+        assert readable(png(side, side, zlib.compress(bytes(1000))), folder) == NEITHER, f"{side} x {side} pixels"
     for kind in ("GIF", "WEBP"):
         out = io.BytesIO()
         Image.new("P" if kind == "GIF" else "RGB", (5_100, 5_100)).save(out, kind)
-        assert shown(out.getvalue(), folder) is None
-    assert time.process_time() - before < 30
+        assert readable(out.getvalue(), folder) == NEITHER
 
 
 @case(PICTURES, "a text behind the picture that unpacks to gigabytes")
 def _(folder: Path) -> None:
     text = b"a\0\0" + zlib.compress(bytes(100 << 20))
     whole = png(8, 8, zlib.compress(bytes(16)))
-    assert shown(whole[:33] + chunk(b"zTXt", text) + whole[33:], folder) is None
+    assert readable(whole[:33] + chunk(b"zTXt", text) + whole[33:], folder) == NEITHER
 
 
 @case(PICTURES, "cut and empty pictures, other kinds of files, a single pixel, a line")
@@ -137,9 +135,10 @@ def _(folder: Path) -> None:
     for kind in ("PNG", "JPEG", "WEBP"):
         out = io.BytesIO()
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(out, kind)
-        assert shown(out.getvalue(), folder) is not None, f"a whole {kind} is refused"
+        assert readable(out.getvalue(), folder) == (True, True), f"a whole {kind} is refused"
         for share in (0.3, 0.6, 0.9):
-            assert shown(out.getvalue()[: int(share * len(out.getvalue()))], folder) is None, f"a cut {kind} is read"
+            cut = out.getvalue()[: int(share * len(out.getvalue()))]
+            assert readable(cut, folder) == NEITHER, f"a cut {kind} is read"
     kinds = [
         b"",
         b"<svg/>",
@@ -150,7 +149,7 @@ def _(folder: Path) -> None:
         png(1, 1, zlib.compress(bytes(2))),
     ]
     for content in kinds:
-        assert shown(content, folder) is None, f"{content[:8]!r} is read"
+        assert readable(content, folder) == NEITHER, f"{content[:8]!r} is read"
     path = write(folder, {"line.png": png(5_000, 1, zlib.compress(bytes(626)))}) / "line.png"
     try:
         Content("", str(path)).open(10_000)
@@ -169,4 +168,4 @@ def _(folder: Path) -> None:
     (folder / "evil.png").write_bytes(b"x")
     dataset = Fixed(name="fixed", images=str(folder / "pictures")).load(folder)
     assert sum(image is not None for image in dataset.catalog.image) == 1
-    assert file_sha256(folder / "evil.png")
+    assert (folder / "evil.png").read_bytes() == b"x", "a file outside of the folder was written"

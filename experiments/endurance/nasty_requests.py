@@ -34,7 +34,7 @@ SECONDS = 60  # for one training
 def cases(settings: Endurance) -> Iterator[Outcome]:
     signal.signal(signal.SIGALRM, too_slow)
     for group, own in groupby(all_cases(), key=lambda case: case.group):
-        failures, runs, refused = [], 0, 0
+        failures, tried, runs, refused = [], 0, 0, 0
         for number, case in enumerate(own):
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             try:
@@ -44,8 +44,8 @@ def cases(settings: Endurance) -> Iterator[Outcome]:
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             failures += [f"{case.what}: {wrong}"] if wrong else []
-            runs, refused = runs + (case.says is None), refused + (case.says is not None)
-        tried = runs + refused
+            tried += 1
+            runs, refused = runs + (not wrong and not case.says), refused + (not wrong and bool(case.says))
         note = f"{runs} run with the right number, {refused} refused in a sentence"
         lost = "a traceback, a hang or a wrong number" if failures else "nothing"
         yield Outcome(f"odd data: {group}", tried, tried - len(failures), lost, note, failures)
@@ -105,9 +105,12 @@ def wrong_number(case: Case, folder: Path) -> str | None:
     notes = (folder / "manifest.json").read_text(encoding="utf-8")
     if lacking := [note for note in case.notes if note not in notes]:
         return f"it does not say: {lacking[0]}"
-    relevant = case.answers if case.events is None else left_out_last(case.events)
-    if relevant is None:
-        return None
+    relevant = case.answers
+    if case.events is not None:
+        share = case.test_share
+        relevant = left_out_last(case.events) if share is None else first_after(case.events, share)
+    if not relevant:
+        return "the case does not say what is relevant"
     asked = set(table["request"])
     limited = case.answers is not None or any(word.startswith("protocol.max_requests") for word in case.words)
     if not asked <= set(relevant) or (asked != set(relevant) and not limited):
@@ -127,6 +130,21 @@ def left_out_last(events: Events) -> Answers:
         items = list(dict.fromkeys(item for _, item, _ in own))
         if len(items) >= 3:
             out[user] = {items[-1]}
+    return out
+
+
+def first_after(events: Events, share: float) -> Answers:
+    """user -> the first item of the last `share` of all pairs by time, of users who took one before that too."""
+    pairs: dict[tuple[str, str], int] = {}
+    for user, item, moment in sorted(events, key=lambda event: event[2]):
+        pairs.setdefault((user, item), moment)
+    moments = list(pairs.values())
+    start = moments[int(len(moments) * (1 - share))]
+    before = {user for (user, _), moment in pairs.items() if moment < start}
+    out: Answers = {}
+    for (user, item), moment in pairs.items():
+        if moment >= start and user in before:
+            out.setdefault(user, {item})
     return out
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import resource
 import subprocess
 import sys
 import zipfile
@@ -16,12 +15,13 @@ from pathlib import Path
 
 from data.errors import UserError
 from experiments.endurance.breaking import Files, packed
+from experiments.endurance.fuzzing import limit_memory
 from experiments.endurance.outcome import Endurance, Outcome
 from experiments.endurance.passage_readers import workbook
 from experiments.endurance.small import command, environment
 from experiments.launch import ROOT
 
-SECONDS, MEMORY = 60, 2 << 30
+SECONDS = 60
 ROWS = [{"id": "1", "text": "one two"}, {"id": "2", "text": "three"}]
 QUERIES = b'{"id": "q", "query": "one", "relevant": ["1"]}\n'
 BILLION = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10 if n else "lol"}">' for n in range(10))
@@ -147,7 +147,7 @@ def jsonl(text: str, relevant: str = "1") -> Files:
 
 
 def cases(settings: Endurance) -> Iterator[Outcome]:
-    failures = []
+    failures, counts = [], {"read": 0, "refused": 0}
     for number, name in enumerate([*PLAIN, *LINES]):
         folder = settings.scratch / f"table {number}"
         try:
@@ -161,9 +161,11 @@ def cases(settings: Endurance) -> Iterator[Outcome]:
         evil = [path for path in (settings.scratch / "evil", settings.scratch.parent / "evil") if path.exists()]
         if not said.startswith(expected) or "\n" in said or evil:
             failures.append(f"{name}: {said[-300:]}")
+        else:
+            counts[expected] += 1
     tried = len(PLAIN) + len(LINES)
     lost = "a traceback, a hang or too much memory" if failures else "nothing"
-    note = f"{len(READ)} read, {tried - len(READ)} refused in a sentence"
+    note = f"{counts['read']} read, {counts['refused']} refused in a sentence"
     yield Outcome(
         "hostile tables: XLSX bombs and entities, lines of 10 MB", tried, tried - len(failures), lost, note, failures
     )
@@ -177,9 +179,7 @@ def attempt(name: str, folder: Path) -> None:
     for file, content in ({"queries.jsonl": QUERIES} | files).items():
         (folder / file).write_bytes(content)
     del files
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit_memory()
     try:
         dataset = PassageFiles(name="passages", path=str(folder)).load(folder)
     except UserError as error:

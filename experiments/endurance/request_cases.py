@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from experiments.endurance.breaking import Files
 
@@ -31,6 +31,7 @@ class Case:
     says: str | None = None  # a regular expression of the refusal; None: it runs
     events: Events | None = None  # of a run on users: what counts, for a calculation of our own
     answers: Answers | None = None  # of a run on queries
+    test_share: float | None = None  # of a temporal cut; None: the last item of each user is left out
     notes: list[str] = field(default_factory=list)  # what it must have counted
 
 
@@ -190,12 +191,14 @@ def times() -> list[Case]:
         given = [(*row, str(moment)) for row, moment in zip(rows, moments, strict=True)]
         return of_ratings(group, what, given, *words, says=says)
 
-    far = [4_102_444_800 + 60 * n for n in range(len(rows))]
-    thousandths = [1_700_000_000_000 + 60_000 * n for n in range(len(rows))]
-    negative = [-(10**15) + n for n in range(len(rows))]
-    huge = [2**62 + n for n in range(len(rows))]
+    place = [7 * n % len(rows) for n in range(len(rows))]  # the users' times lie among each other
+    far = [4_102_444_800 + 60 * n for n in place]
+    thousandths = [1_700_000_000_000 + 60_000 * n for n in place]
+    negative = [-(10**15) + n for n in place]
+    huge = [2**62 + n for n in place]
     mixed = [n if n % 2 else 2**62 - n for n in range(len(rows))]
-    cut = ["protocol=temporal", "protocol.split.test_share=0.3", "protocol.split.validation_share=0.3"]
+    share = 0.3
+    cut = ["protocol=temporal", f"protocol.split.test_share={share}", f"protocol.split.validation_share={share}"]
     out = [
         timed("all equal", [7] * len(rows)),
         timed("all equal, a temporal cut", [7] * len(rows), *cut, says="leaves no (validation|test) request"),
@@ -209,5 +212,5 @@ def times() -> list[Case]:
         ("mixed", mixed),
     ):
         out += [timed(what, moments)]
-        out += [Case(group, f"{what}, a temporal cut", out[-1].files, [*out[-1].words, *cut])]
+        out += [replace(out[-1], what=f"{what}, a temporal cut", words=[*out[-1].words, *cut], test_share=share)]
     return out
