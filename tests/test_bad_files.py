@@ -1,6 +1,8 @@
 """Broken or hostile files: one sentence, or read right. Thousands more: experiments.endurance.bad_input."""
 
+import faulthandler
 import gzip
+import signal
 import zipfile
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from data.sources import record_lines
 from data.sources.movielens import MovieLens100K
 from data.sources.sequences import Sequences
 from experiments.endurance import list_readers, readers
-from experiments.endurance.fuzzing import Reader, fuzz
+from experiments.endurance.fuzzing import Reader, fuzz, slow
 
 COLUMNS = {"user": "str", "item": "str", "rating": "float64", "timestamp": "int64"}
 
@@ -45,6 +47,28 @@ def test_the_fuzzer_sees_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monke
     counts = fuzz(reader, 0, 1, 61, tmp_path)
     said = (tmp_path / "failures.jsonl").read_text()
     assert counts["failed"] > 10 and "UnicodeDecodeError" in said and "the wrong number of fields" in said
+
+
+def test_the_guard_against_hangs_stands_from_the_first_example_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that follows one that died begins anywhere."""
+    did: list[str] = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: did.append("armed"))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: did.append("cancelled"))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    def read(folder: Path, skip: bool) -> bool:
+        did.append("read")
+        assert signal.getsignal(signal.SIGALRM) is slow
+        if did.count("read") == 30:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        fuzz(Reader("any", lambda: [{"a": b"x"}], read), 0, 6, 1000, tmp_path)
+    first, last = did.index("armed"), len(did) - 1
+    assert did.count("armed") == 2 and first == 2 and did[last] == "cancelled"
 
 
 def test_a_sentence_can_be_printed_and_is_short() -> None:

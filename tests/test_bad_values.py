@@ -137,6 +137,17 @@ def test_every_reader_compares_its_whole_files(tmp_path: Path) -> None:
 def test_the_naive_readings_are_right() -> None:
     assert cells_of('a,"b, ""c""\nd",\n\ne', ",") == [["a", 'b, "c"\nd', ""], [], ["e"]]
     assert cells_of('"",""\n', ",") == [["", ""], []]
-    numbers = ["1e5", " 4.50 ", "9" * 400, "nan", "1_0", "٣", "9223372036854775807", "9223372036854775808", "1.5"]
+    numbers = [
+        "1e5",
+        " 4.50 ",
+        "9" * 400,
+        "nan",
+        "1_0",
+        "٣",
+        "9223372036854775807",
+        "9223372036854775808",
+        "1.5",
+        "\x1e1",
+    ]
     assert [number_of(number) for number in numbers[:6]] == [1e5, 4.5, None, None, None, None]
-    assert [whole_of(number) for number in numbers] == [10**5, *[None] * 5, 2**63 - 1, None, None]
+    assert [whole_of(number) for number in numbers] == [10**5, *[None] * 5, 2**63 - 1, None, None, None]

@@ -163,16 +163,9 @@ def structured(reader: Reader, seed: int, examples: int, one: Callable[[int, Fil
 
 
 def report(folder: Path, number: int, said: str) -> None:
-    """The failure, and its files if they are small."""
+    """The example can be made again from its number and the seed, see above."""
     with (folder / "failures.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps([number, said]) + "\n")
-    files = [path for path in (folder / "files").rglob("*") if path.is_file()]
-    if sum(path.stat().st_size for path in files) < 1 << 20 and number not in kept(folder):
-        shutil.copytree(folder / "files", folder / "kept" / str(number))
-
-
-def kept(folder: Path) -> list[int]:
-    return [int(path.name) for path in (folder / "kept").glob("*")]
 
 
 def fuzz_apart(module: str, reader: str, examples: int, seed: int, folder: Path) -> Outcome:
