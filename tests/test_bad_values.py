@@ -32,13 +32,18 @@ def turned(values: np.ndarray) -> np.ndarray:
 
 def event(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Dataset], Dataset]:
     def changed(it: Dataset) -> Dataset:
-        return replace(it, interactions=replace(it.interactions, **{name: change(getattr(it.interactions, name))}))
+        new: dict[str, Any] = {name: change(getattr(it.interactions, name))}
+        return replace(it, interactions=replace(it.interactions, **new))
 
     return changed
 
 
 def text(name: str, change: Callable[[np.ndarray], np.ndarray] = turned) -> Callable[[Dataset], Dataset]:
-    return lambda it: replace(it, catalog=replace(it.catalog, **{name: change(getattr(it.catalog, name))}))
+    def changed(it: Dataset) -> Dataset:
+        new: dict[str, Any] = {name: change(getattr(it.catalog, name))}
+        return replace(it, catalog=replace(it.catalog, **new))
+
+    return changed
 
 
 def next_to(values: np.ndarray) -> np.ndarray:
@@ -144,8 +149,8 @@ def test_the_naive_readings_are_right() -> None:
         "nan",
         "1_0",
         "٣",
-        "9223372036854775807",
-        "9223372036854775808",
+        str(2**63 - 1),
+        str(2**63),
         "1.5",
         "\x1e1",
     ]

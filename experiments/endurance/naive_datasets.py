@@ -74,7 +74,8 @@ def shortened(event: Event) -> tuple[Any, ...]:
 
 def rows_of(dataset: Dataset) -> dict[str, list[tuple[Any, ...]]]:
     """user -> (item, time, rating, review, headline), oldest first."""
-    events, out = dataset.interactions, {}
+    events = dataset.interactions
+    out: dict[str, list[tuple[Any, ...]]] = {}
     for at in range(len(events)):
         rating = float(events.rating[at])
         words = [None if texts is None else texts[at] for texts in (events.review, events.headline)]
@@ -129,12 +130,12 @@ def content_of(path: Path) -> bytes:
 
 
 def review(record: dict[str, Any]) -> Event | None:
-    user, item, time, rating = (record.get(name) for name in ("reviewerID", "asin", "unixReviewTime", "overall"))
+    user, item, time, rating = (record.get(name, "") for name in ("reviewerID", "asin", "unixReviewTime", "overall"))
     if not all(isinstance(name, str) and name.strip() for name in (user, item)):
         return None
     if type(time) is not int or type(rating) not in (int, float):
         return None
-    if not (abs(time) < 2**63 and abs(rating) < 2**63):
+    if not all(abs(number) < 2**63 for number in (time, rating)):
         return None
     headline, text = without_markup(record.get("summary")), without_markup(record.get("reviewText"))
     both = f"{headline}: {text}" if headline and text else headline or text
