@@ -6,26 +6,32 @@ up for ever, never runs into it.
 from __future__ import annotations
 
 import logging
+import math
+import shlex
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
+
+from experiments.launch import ROOT
 
 log = logging.getLogger(__name__)
 LOOK = 0.05  # seconds between two looks at whether the work is done
 
 
 class Patience(NamedTuple):
-    """How long the end of a run waits: `seconds`, and what a healthy server needs."""
+    """How long the end of a run waits: `seconds`, and what a server that answers needs, up to `at_most` in all."""
 
     seconds: float
     a_call: float  # seconds more for each call
     bytes_a_second: float  # of files
+    at_most: float = math.inf  # seconds
 
 
-TRAINING = Patience(5, 0.25, 1e7)
-DATABASE = Patience(30, 1, 1e7)  # this process makes its tables itself, which takes 5 to 10 s
+TRAINING = Patience(5, 0.25, 1e7, at_most=8)
+DATABASE = Patience(30, 1, 1e7, at_most=60)  # this process makes its tables itself, which takes 5 to 10 s
 SENDING = Patience(60, 30, 1e5)  # nothing else waits
 
 
@@ -59,7 +65,7 @@ class Courier:
         self.credit, began = 0.0, time.monotonic()
         while self.thread and self.thread.is_alive():
             self.thread.join(LOOK)
-            if time.monotonic() - began > self.patience.seconds + self.credit:
+            if time.monotonic() - began > min(self.patience.seconds + self.credit, self.patience.at_most):
                 with self.turn:
                     self.given_up = True
                 return False
@@ -104,9 +110,10 @@ def no_answer(patience: Patience) -> TimeoutError:
     return TimeoutError(f"it had not answered after {patience.seconds:g} s")
 
 
-def tell(uri: str, error: Exception, consequence: str) -> None:
-    """That a server failed, its first line alone, and how to go on."""
-    hint = f"python -m experiments.sync tracking.uri={uri}"
+def tell(uri: str, root: Path, error: Exception, consequence: str) -> None:
+    """That a server failed, its first line alone, and how to go on with what is under `root`."""
+    words = [f"tracking.uri={uri}", *([f"paths.root={root}"] if root != ROOT else [])]
+    hint = f"python -m experiments.sync {shlex.join(words)}"
     log.warning("MLflow at %s failed (%s); %s, send it later: %s", uri, first_line(error), consequence, hint)
 
 

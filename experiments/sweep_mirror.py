@@ -25,6 +25,7 @@ class SweepMirror:
 
     def open(self, known: dict[str, Any] | None, tags: dict[str, str]) -> dict[str, Any] | None:
         """Makes the sweep's run, or takes up the one that is `known` or that the server has; what to record of it."""
+        os.environ.pop(DOWN, None)  # of a sweep before
         self._try(lambda: self._open(known, tags))
         if self.down:
             os.environ[DOWN] = self.tracker.uri
@@ -36,7 +37,7 @@ class SweepMirror:
         """Finished runs: one that was made without a sweep comes under this one, and one whose mirror was cut off
         after its manifest is sent again. Those of another sweep stay there."""
         for folder in folders:
-            if not self.down:
+            if not self._gone():
                 self._complete(folder)
 
     def knows(self, record: dict[str, Any] | None, folders: list[Path]) -> bool:
@@ -53,13 +54,18 @@ class SweepMirror:
         os.environ.pop(PARENT, None)
         return not self.down
 
+    def _gone(self) -> bool:
+        """Whether the server failed here, or a job has waited for it in vain."""
+        self.down |= os.environ.get(DOWN) == self.tracker.uri
+        return self.down
+
     def _try(self, step: Callable[[], Any]) -> None:
-        if self.down:
+        if self._gone():
             return
         self.tracker.prepare()
         if error := patiently(self.patience, step):
             self.down = True
-            tell(self.tracker.uri, error, "the sweep goes on")
+            tell(self.tracker.uri, self.record.parent.parent, error, "the sweep goes on")
 
     def _open(self, known: dict[str, Any] | None, tags: dict[str, str]) -> None:
         experiment_id, client = self.tracker.experiment_id(), self.tracker.client()

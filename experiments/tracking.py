@@ -25,7 +25,7 @@ from experiments.run_mirror import RunMirror
 
 PARENT = "RERANK_MLFLOW_PARENT"  # environment variable: the sweep's run, made once before the jobs fan out
 RECORD = "RERANK_SWEEP_RECORD"  # environment variable: the sweep's file, see `experiments.sweeps`
-DOWN = "RERANK_MLFLOW_DOWN"  # environment variable: the server that the sweep has warned of already
+DOWN = "RERANK_MLFLOW_DOWN"  # environment variable: the server that this process, or its sweep, has given up
 
 
 class Tracker:
@@ -65,8 +65,8 @@ class MLflowTracker(Tracker):
             self.mirror.points(points)
 
     def finish(self, failed: bool = False) -> None:
-        if not self.silent:
-            self.mirror.finish(failed)
+        if not self.silent and not self.mirror.finish(failed) and self.mirror.courier.given_up:
+            os.environ[DOWN] = self.uri
 
     def mirror_of(
         self, folder: Path, patience: Patience, parent: str | None = None, record: Path | None = None

@@ -1,6 +1,7 @@
 """Answers that are lost, processes that end between two calls, servers that come back: MLflow has everything once."""
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -16,8 +17,11 @@ from experiments.curves import read_curves
 from experiments.endurance.mirrored_once import differences
 from experiments.patience import Patience
 from experiments.run_mirror import RunMirror, mirrored
+from experiments.sweep_mirror import SweepMirror
 from experiments.sync import sync, unsent
-from experiments.tracking import MLflowTracker, send
+from experiments.tracking import DOWN, PARENT, MLflowTracker, send
+
+LIMIT = 60  # seconds after which a broken product fails instead of hanging
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +119,7 @@ def finished(tracker: MLflowTracker) -> None:
     """Waits for the steps that were given so far."""
     done = threading.Event()
     tracker.mirror.courier.give(done.set)
-    assert done.wait(60)
+    assert done.wait(LIMIT)
 
 
 def test_a_run_that_is_made_after_it_was_given_up_is_deleted(
@@ -131,13 +135,13 @@ def test_a_run_that_is_made_after_it_was_given_up_is_deleted(
 
         def hangs(self: Any, *given: Any, **named: Any) -> Any:
             reached.set()
-            release.wait()
+            release.wait(LIMIT)
             return create(self, *given, **named)
 
         patch.setattr(MlflowClient, "create_run", hangs)
         patch.setattr("experiments.patience.DATABASE", Patience(0, 0, 1e9))
         tracker.start(folder)
-        reached.wait()
+        assert reached.wait(LIMIT)
         tracker.finish()
         thread = tracker.mirror.courier.thread
         assert thread and thread.is_alive(), "it was given up while it hung"
@@ -145,7 +149,7 @@ def test_a_run_that_is_made_after_it_was_given_up_is_deleted(
 
     def in_the_middle(self: Any, *given: Any) -> None:
         release.set()
-        thread.join()
+        thread.join(LIMIT)
         made.set()
         log_artifact(self, *given)
 
@@ -204,10 +208,27 @@ def test_sync_ends_at_a_server_that_hangs(
         mirrored_run(tmp_path, "bert4rec", seed, 0.5)
     release = threading.Event()
     monkeypatch.setattr("experiments.patience.SENDING", Patience(0, 0, 1e9))
-    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda *_: release.wait())
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda *_: release.wait(LIMIT))
     with pytest.raises(UserError, match=r"0 runs sent, then .* did not answer at demo-bert4rec-.*, 1 runs not tried"):
         sync(config("tracking=mlflow", f"tracking.uri={uri}", small=False, name="sync"))
     release.set()
+
+
+def test_a_sweep_whose_job_waited_in_vain_asks_no_more_until_it_is_called_again(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, record = mirrored_run(tmp_path, "bert4rec", 0, 0.5), tmp_path / "sweeps" / "one.json"
+    mirror = SweepMirror(MLflowTracker(uri), record)
+    monkeypatch.setenv(DOWN, uri)
+    monkeypatch.setenv(PARENT, "")  # and as they were, at the end
+    with monkeypatch.context() as patch:
+        calls = loses(patch, "search_runs"), loses(patch, "get_experiment_by_name")
+        mirror.complete([folder])
+        assert not mirror.close(True) and calls == ([], [])
+    again = SweepMirror(MLflowTracker(uri), record)
+    assert again.open(None, {}) == {"uri": uri, "run_id": again.run_id} and DOWN not in os.environ
+    again.complete([folder])
+    assert again.close(True) and differences(uri, tmp_path) == []
 
 
 def test_points_beyond_what_is_held_are_read_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +242,7 @@ def test_points_beyond_what_is_held_are_read_from_the_file(tmp_path: Path, monke
 
     def log_batch(self: Any, run_id: str, metrics: Any = (), **named: Any) -> None:
         begun.set()
-        hangs.wait(60)
+        hangs.wait(LIMIT)
         sent.extend((metric.key, metric.step) for metric in metrics)
 
     monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
@@ -236,7 +257,7 @@ def test_points_beyond_what_is_held_are_read_from_the_file(tmp_path: Path, monke
         mirror.points([point])
 
     log(0)
-    assert begun.wait(60)
+    assert begun.wait(LIMIT)
     for step in range(1, 200):
         log(step)
         if step == 150:
