@@ -24,7 +24,8 @@ def differences(uri: str, root: Path) -> list[str]:
     if of is None:
         return ["no experiment"]
     folders = [path.parent for path in sorted(root.glob("runs/**/manifest.json"))]
-    there = [run for run in client.search_runs([of.experiment_id]) if str(root) in run.data.tags.get("run_folder", "")]
+    runs = client.search_runs([of.experiment_id])
+    there = [run for run in runs if Path(run.data.tags.get("run_folder", "")).is_relative_to(root)]
     out = [] if folders else ["no finished run"]
     if len(there) != len(folders):
         out.append(f"{len(there)} runs where {len(folders)} are finished")
