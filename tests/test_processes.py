@@ -15,8 +15,19 @@ from data.dataset import Dataset
 from data.errors import UserError
 from experiments import processes
 from experiments.config import configure
-from experiments.endurance.processes import LOSS, METRIC, differences, torchrun
+from experiments.endurance.killed import found
+from experiments.endurance.processes import (
+    LOSS,
+    METRIC,
+    differences,
+    differing,
+    killed_at_a_checkpoint,
+    torchrun,
+    written_twice,
+)
+from experiments.endurance.small import command as command_line
 from experiments.endurance.small import environment, words
+from experiments.endurance.writers import UNSEEN, noted
 from experiments.folds import fold_of
 from experiments.launch import ROOT, told
 from experiments.tracking import NullTracker
@@ -24,6 +35,61 @@ from experiments.tracking import NullTracker
 
 def two(*line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def test_what_c_and_rust_write_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import safetensors.numpy
+    import safetensors.torch
+    import torch
+    from transformers import BertTokenizer
+
+    seen: list[str] = []
+    for name in UNSEEN:
+        owner, last = found(name)
+        monkeypatch.setattr(owner, last, getattr(owner, last))  # to have it again at the end
+        noted(owner, last, lambda path: seen.append(Path(path).name))
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "torch.safetensors")
+    safetensors.numpy.save_file({"a": np.zeros(1)}, tmp_path / "numpy.safetensors")
+    torch.save([], tmp_path / "optimizer.pt")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
+    BertTokenizer({"[UNK]": 0}).save_pretrained(tmp_path / "tokenizer")
+    assert seen == ["torch.safetensors", "numpy.safetensors", "optimizer.pt", "a.parquet", "tokenizer"]
+
+
+def test_a_checkpoint_that_both_write_is_found(tmp_path: Path) -> None:
+    one, two, notes = (tmp_path / name for name in ("one", "two", "notes"))
+    for root in (one, two):
+        (root / "runs" / "run-1" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+        (root / "outputs" / "day" / "time").mkdir(parents=True)
+    notes.mkdir()
+    run = two / "runs" / "run-1"
+    checkpoint = run / "checkpoints" / "checkpoint-3"
+    weights, optimizer = str(checkpoint / "model.safetensors"), str(checkpoint / "optimizer.pt")
+
+    def wrong(first: list[str], second: list[str]) -> list[str]:
+        for rank, paths in enumerate((first, second)):
+            (notes / f"{rank}.json").write_text(json.dumps(paths))
+        return written_twice(one / "runs" / "run-1", run, notes)
+
+    allowed = [str(two / "cache" / "a.parquet"), str(checkpoint / "rng_state_1.pth"), "/tmp/x"]
+    assert wrong([weights, optimizer, *allowed[:1]], allowed[1:]) == []
+    assert wrong([weights, optimizer], [weights]) == [
+        f"written by both: {[weights]}",
+        f"written by the second: {[weights]}",
+    ]
+    assert wrong([optimizer], []) == ["the first is not seen to write any of ['.safetensors']"]
+
+
+def test_a_run_that_has_ended_is_no_trial_of_a_kill(tmp_path: Path) -> None:
+    assert not killed_at_a_checkpoint(command_line("-c", ""), tmp_path)
+    (tmp_path / "runs" / "run-1").mkdir(parents=True)
+    for name in ("manifest.json", "metrics.json"):
+        (tmp_path / "runs" / "run-1" / name).write_text("{}")
+    assert differing(tmp_path, {"run-1": b"{}"}) == []
+    assert differing(tmp_path, {"run-1": b"{1}", "run-2": b""}) == ["other numbers of run-1", "other numbers of run-2"]
 
 
 def test_each_scores_its_share_and_all_get_all(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs a command and notes the files that this process of it opens for writing or puts into their place.
+"""Runs a command and notes the files that this process of it writes or puts into their place.
 
 python -m experiments.endurance.writers /tmp/notes train.py reranker=random
 """
@@ -12,26 +12,47 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.endurance.killed import run_as_main
+from experiments.endurance.killed import found, run_as_main
 
 WRITING = os.O_WRONLY | os.O_RDWR
+UNSEEN = (  # what opens a file in C or Rust, of which Python is told nothing; the path is the second argument
+    "safetensors.torch.serialize_file",
+    "safetensors.numpy.serialize_file",
+    "torch.save",
+    "pyarrow.parquet.ParquetWriter.__init__",
+    "transformers.PreTrainedTokenizerBase.save_pretrained",  # a folder
+)
 
 
 def note(folder: Path) -> None:
-    """At the end `<folder>/<rank>.json` has the paths. Libraries in C write under a partial name, which Python
-    renames, or into a checkpoint, whose folder Python makes."""
+    """At the end `<folder>/<rank>.json` has the paths."""
     written: set[str] = set()
 
+    def add(path: Any) -> None:
+        if isinstance(path, str | os.PathLike):
+            written.add(str(Path(path).absolute()))
+
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(args[0], str | os.PathLike) and (args[2] or 0) & WRITING:
-            written.add(str(Path(args[0]).absolute()))
+        if event == "open" and (args[2] or 0) & WRITING:
+            add(args[0])
         elif event == "os.rename":
-            written.add(str(Path(args[1]).absolute()))
-        elif event == "os.mkdir":
-            written.add(f"{Path(args[0]).absolute()}/")
+            add(args[1])
 
     sys.addaudithook(hook)
-    atexit.register(lambda: (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(sorted(written))))
+    for name in UNSEEN:
+        noted(*found(name), add)
+    rank = os.environ.get("RANK", "0")
+    atexit.register(lambda: (folder / f"{rank}.json").write_text(json.dumps(sorted(written))))
+
+
+def noted(owner: Any, name: str, add: Any) -> None:
+    whole = getattr(owner, name)
+
+    def patched(first: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+        add(path)
+        return whole(first, path, *args, **kwargs)
+
+    setattr(owner, name, patched)
 
 
 if __name__ == "__main__":
