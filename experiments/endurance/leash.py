@@ -32,7 +32,7 @@ def kill(process: subprocess.Popen[Any]) -> bool:
     if process.poll() is not None:
         return False
     own = psutil.Process(process.pid)  # a child that is not waited for keeps its number
-    for each in [*own.children(recursive=True), own]:
+    for each in [own, *own.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
             each.kill()
     process.wait()
