@@ -19,7 +19,7 @@ from data.files import read_json
 from experiments.clock import SLOW
 from experiments.endurance.big_check import histories, wrong
 from experiments.endurance.big_data import USER, generate
-from experiments.endurance.outcome import Endurance, Outcome
+from experiments.endurance.outcome import Endurance, Outcome, outcome
 from experiments.endurance.small import command, environment
 from experiments.launch import ROOT
 
@@ -106,10 +106,6 @@ def of_all(found: dict[int, Measured]) -> Iterator[Outcome]:
         ratio = found[after].cpu_seconds / found[before].cpu_seconds / (after / before)
         failures = [f"{ratio:.2f} times as many CPU seconds an interaction"] if ratio > CLOSE else []
         yield outcome("time close to linear", failures, f"{before:,} to {after:,}: {ratio:.2f} x an interaction")
-
-
-def outcome(fault: str, failures: list[str], note: str = "") -> Outcome:
-    return Outcome(fault, 1, int(not failures), "nothing" if not failures else failures[0], note, failures)
 
 
 def told(one: Measured) -> str:

@@ -24,6 +24,11 @@ class Outcome:
     failures: list[str] = field(default_factory=list)  # what to look at; of those that did not survive
 
 
+def outcome(fault: str, failures: list[str], note: str = "") -> Outcome:
+    """Of one try."""
+    return Outcome(fault, 1, int(not failures), "; ".join(failures) or NOTHING, note, failures)
+
+
 @dataclass(kw_only=True)
 class Endurance:
     """The settings of all cases, as in conf/endure.yaml."""

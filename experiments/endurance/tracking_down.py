@@ -23,7 +23,7 @@ from experiments.curves import read_curves
 from experiments.endurance import leash, small
 from experiments.endurance.faulty_proxy import Proxy, server
 from experiments.endurance.mirrored_once import differences
-from experiments.endurance.outcome import NOTHING, Endurance, Outcome
+from experiments.endurance.outcome import NOTHING, Endurance, Outcome, outcome
 from experiments.sync import Sending
 from experiments.tracking import MLflowTracker
 
@@ -199,7 +199,3 @@ class Downtime:
         if self.proxy.seen:
             problems.append(f"the second sync made {self.proxy.seen} requests")
         return problems + differences(self.server, root)
-
-
-def outcome(fault: str, problems: list[str], note: str = "") -> Outcome:
-    return Outcome(fault, 1, int(not problems), "; ".join(problems) or NOTHING, note, problems)
