@@ -1,7 +1,6 @@
 """What `endure cases=[tracking_down]` is made of: the measured wait, a proxy that fails, commands on a leash."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -154,7 +153,7 @@ def test_what_has_ended_is_not_killed_and_what_hangs_is() -> None:
     done = leash.finish(ended, LIMIT)
     assert (done.returncode, done.stdout) == (7, "said\n") and not leash.kill(ended)
     hung = leash.start(command("-c", SLEEP))
-    assert hung.stdout and os.read(hung.stdout.fileno(), 5) == b"here\n"
+    assert hung.stdout and hung.stdout.readline() == "here\n"
     below = psutil.Process(hung.pid).children(recursive=True)
     assert len(below) == 1 and leash.finish(hung, 0).returncode == -9
     assert psutil.wait_procs(below, LIMIT)[1] == []

@@ -134,7 +134,8 @@ def test_id_models_map_their_items_onto_another_catalogue(
     reranker = experiment.reranker
     reranker.checkpoints = tmp_path / "checkpoints"
     reranker.fit(demo, split, None, lambda values, step: None)
-    reranker.save(tmp_path)
+    (folder := tmp_path / "model").mkdir()
+    reranker.save(folder)
     requests = candidates.test
     scores = reranker.score(requests)
 
@@ -152,7 +153,7 @@ def test_id_models_map_their_items_onto_another_catalogue(
         histories=type(requests.histories)(row_of_old[requests.histories.values], requests.histories.offsets),
     )
     other = replace(reranker)
-    other.load(tmp_path, moved)
+    other.load(folder, moved)
     got = other.score(moved)
     assert np.allclose(got[:, :-1], scores[:, :-1], atol=1e-5)
     if name != "vip5":  # it has a number, a picture or none, and is read like all others
