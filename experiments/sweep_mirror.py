@@ -94,7 +94,7 @@ class SweepMirror:
         which = f"tags.mlflow.parentRunId = '{self.run_id}' and attributes.status = 'RUNNING'"
         for run in client.search_runs([self.tracker.experiment_id()], which):
             folder = Path(run.data.tags.get("run_folder", ""))
-            lock = Run(folder).lock(folder.parent.parent)
-            if not folder.name or not is_free(lock):  # a process is at work on it
+            if not folder.name or not folder.parent.is_dir():  # another machine's
                 continue
-            client.set_terminated(run.info.run_id, "KILLED")
+            if is_free(Run(folder).lock(folder.parent.parent)):  # no process is at work on it
+                client.set_terminated(run.info.run_id, "KILLED")

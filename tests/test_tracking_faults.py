@@ -265,3 +265,19 @@ def test_points_beyond_what_is_held_are_read_from_the_file(tmp_path: Path, monke
     mirror._give(mirror._catch_up)
     assert mirror._wait()
     assert [step for name, step in sent if name == "curve/train_loss"] == list(range(200))
+
+
+def test_a_sweep_ends_jobs_that_died_here_and_no_others(uri: str, tmp_path: Path) -> None:
+    tracker, record = MLflowTracker(uri), tmp_path / "sweeps" / "one.json"
+    mirror = SweepMirror(tracker, record)
+    mirror.open(None, {})
+    (tmp_path / "runs").mkdir()
+    places = {"KILLED": tmp_path / "runs" / "died", "RUNNING": tmp_path / "elsewhere" / "runs" / "lives"}
+    made = {}
+    for wanted, folder in places.items():
+        tags = {"mlflow.parentRunId": mirror.run_id, "run_folder": str(folder)}
+        made[wanted] = tracker.client().create_run(tracker.experiment_id(), tags=tags).info.run_id
+    assert mirror.close(finished=False)
+    for wanted, run in made.items():
+        assert tracker.client().get_run(run).info.status == wanted
+    assert not (tmp_path / "elsewhere").exists()
