@@ -13,6 +13,7 @@ import json
 import re
 import unicodedata
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -80,20 +81,11 @@ def json_of(line: str) -> dict[str, Any] | None:
 
 def literal_of(line: bytes) -> dict[str, Any] | None:
     """A line of Amazon's files: JSON, or a dict as Python writes it."""
-    try:
-        text = line.removeprefix(BOM).decode().strip()
-    except UnicodeDecodeError:
-        return None
-    if "\0" in text:
-        return None
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        try:
-            record = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return None
-    return record if isinstance(record, dict) else None
+    for read in (json.loads, ast.literal_eval):
+        with suppress(Exception):  # whatever the line leads it to
+            record = read(line.removeprefix(BOM).decode().strip())
+            return record if isinstance(record, dict) and b"\0" not in line else None
+    return None
 
 
 def mended(text: str) -> str:
