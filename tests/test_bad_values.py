@@ -13,7 +13,8 @@ from data.run_file import RunFile
 from data.sources.passages import PassageSource
 from data.sources.source import Source
 from experiments.endurance import list_readers, passage_readers, readers
-from experiments.endurance.fuzzing import Reader
+from experiments.endurance.breaking import Files
+from experiments.endurance.fuzzing import Reader, structured
 from experiments.endurance.naive_files import cells_of, number_of, whole_of
 
 
@@ -156,3 +157,13 @@ def test_the_naive_readings_are_right() -> None:
     ]
     assert [number_of(number) for number in numbers[:6]] == [1e5, 4.5, None, None, None, None]
     assert [whole_of(number) for number in numbers] == [10**5, *[None] * 5, 2**63 - 1, None, None, None]
+
+
+def test_hypothesis_edits_the_files_of_a_reader_whose_rows_it_has_no_strategy_for() -> None:
+    whole: list[Files] = [{"a/b.csv": b"id,text\n1,x\n", "c.bin": bytes(40)}]
+    reader = Reader("no rows", lambda: whole, lambda folder, skip: True)
+    made: list[Files] = []
+    assert structured(reader, whole, 0, 30, lambda number, files: made.append(files)) == len(made) >= 20
+    assert all(files.keys() == whole[0].keys() for files in made)
+    changed = [{name for name in files if files[name] != whole[0][name]} for files in made]
+    assert all(len(names) <= 1 for names in changed) and set().union(*changed) == whole[0].keys()

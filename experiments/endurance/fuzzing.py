@@ -126,8 +126,8 @@ def fuzz(reader: Reader, seed: int, first: int, stop: int, folder: Path) -> dict
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             done = first
-            if reader.structured is not None and first == 0:
-                done = structured(reader, seed, stop // STRUCTURED, one)
+            if first == 0:
+                done = structured(reader, whole, seed, stop // STRUCTURED, one)
             for number in range(done, stop):
                 rng = Random(f"{seed} {reader.name} {number}")
                 one(number, broken(rng, rng.choice(whole)))
@@ -137,8 +137,8 @@ def fuzz(reader: Reader, seed: int, first: int, stop: int, folder: Path) -> dict
     return counts
 
 
-def structured(reader: Reader, seed: int, examples: int, one: Callable[[int, Files], None]) -> int:
-    """Files of well-formed rows with any values; how many were tried."""
+def structured(reader: Reader, whole: list[Files], seed: int, examples: int, one: Callable[[int, Files], None]) -> int:
+    """Files that hypothesis makes: well-formed rows with any values, or edits of whole files; how many were tried."""
     try:
         import hypothesis
     except ImportError:
@@ -150,7 +150,6 @@ def structured(reader: Reader, seed: int, examples: int, one: Callable[[int, Fil
         one(made, files)
         made += 1
 
-    assert reader.structured is not None
     quiet = hypothesis.settings(
         max_examples=max(1, examples),
         database=None,
@@ -158,8 +157,28 @@ def structured(reader: Reader, seed: int, examples: int, one: Callable[[int, Fil
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    hypothesis.seed(seed)(quiet(hypothesis.given(reader.structured())(tried)))()
+    made_up = reader.structured() if reader.structured else edits(whole)
+    hypothesis.seed(seed)(quiet(hypothesis.given(made_up)(tried)))()
     return made
+
+
+def edits(whole: list[Files]) -> Any:
+    """A strategy: one of the files has some bytes replaced, by any others or by text, in one to four places."""
+    from hypothesis import strategies as st
+
+    new = st.one_of(st.binary(max_size=16), st.text(max_size=8).map(str.encode))
+    places = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 64), new), min_size=1, max_size=4)
+
+    def edited(files: Files, name: str, places: list[tuple[float, int, bytes]]) -> Files:
+        content = files[name]
+        for share, length, new in places:
+            start = int(share * len(content))
+            content = content[:start] + new + content[start + length :]
+        return files | {name: content}
+
+    return st.sampled_from(whole).flatmap(
+        lambda files: st.builds(edited, st.just(files), st.sampled_from(sorted(files)), places)
+    )
 
 
 def report(folder: Path, number: int, said: str) -> None:
