@@ -152,9 +152,8 @@ def sheet_of(path: Path) -> list[list[Any]]:
 
 def value_of(cell: ElementTree.Element) -> Any:
     kind, inside = cell.get("t", "n"), [part.tag.removeprefix(MAIN) for part in cell.iter()][1:]
-    text = "".join(
-        part.text or "" for part in cell.iter() if part.tag in (f"{MAIN}t", f"{MAIN}v")
-    )  # not what is beside
+    values = [part.text for part in cell.iter() if part.tag in (f"{MAIN}t", f"{MAIN}v")]  # not what is beside them
+    text = "".join(filter(None, values))
     if not inside and not text.strip():
         return None
     if kind == "inlineStr" and inside == ["is", "t"]:
