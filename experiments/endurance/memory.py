@@ -27,6 +27,7 @@ WARM_UP = 20
 BOUND = 8.0  # MB; an allocator's own noise here is 1 to 3
 BLOCKS = 4  # a round; what is kept here of each round takes two
 AT_ENDS = FEWEST_ROUNDS - WARM_UP  # rounds whose mean is an end
+FEW_TEXTS = 32
 FEW = ["protocol.max_requests=24", "protocol.max_validation_requests=24"]
 WHAT = {
     "evaluated": "rounds of evaluation",
@@ -119,7 +120,9 @@ def measured(reranker: str, rounds: int, seed: int, root: Path) -> dict[str, dic
     out["asked"] = many(rounds, lambda n: own.score(requests.take(np.arange(n, n + 1 + n % 5) % len(requests))))
     if own.requires == ("text",) and own.pointwise:
         from rerankers import load_reranker
+        from rerankers.cross_encoder import pairs
 
+        pairs.KNOWN = FEW_TEXTS  # so that what is kept of texts is full within the warm-up
         (folder := root / "model").mkdir()
         own.save(folder)
         loaded = load_reranker(folder)
