@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """A file to write. Readers see the old one or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear(path.parent)
-    partial = path.with_name(f"{path.name}.{HOST}-{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{HOST}-{os.getpid()}-{threading.get_native_id()}.partial")
     try:
         with partial.open("wb") as file:
             yield file
@@ -84,7 +85,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
 def _clear(folder: Path) -> None:
     """Of what processes of this machine were writing when they were killed. Once in a process, as it reads the
     folder's names."""
-    ours = re.compile(rf".*\.{re.escape(HOST)}-(\d+)\.partial")
+    ours = re.compile(rf".*\.{re.escape(HOST)}-(\d+)-\d+\.partial")
     for path in folder.iterdir():
         if (found := ours.fullmatch(path.name)) and not psutil.pid_exists(int(found[1])):
             path.unlink(missing_ok=True)

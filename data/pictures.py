@@ -19,7 +19,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -75,15 +75,15 @@ def fetch_pictures(
     later: dict[str, str] = {}
     fetcher = Fetcher(size, retries, timeout, pause)
     pool = ThreadPoolExecutor(workers)
+    work: dict[Future[None], str] = {}
     in_a_row = 0
     try:
-        work = {pool.submit(fetcher.fetch, str(addresses[item]), paths[item]): item for item in asked}
+        work |= {pool.submit(fetcher.fetch, str(addresses[item]), paths[item]): item for item in asked}
         for done in bar(as_completed(work), "fetching pictures", total=len(work)):
             try:
                 done.result()
                 in_a_row = 0
-            except Unavailable as reason:
-                missing[work[done]] = str(reason)
+            except Unavailable:
                 in_a_row = 0
             except Transient as problem:
                 later[work[done]] = LATER
@@ -96,6 +96,8 @@ def fetch_pictures(
     finally:
         fetcher.stopped.set()
         pool.shutdown(cancel_futures=True)
+        answers = {work[done]: done.exception() for done in work if not done.cancelled()}  # those nobody looked at too
+        missing |= {item: str(reason) for item, reason in answers.items() if isinstance(reason, Unavailable)}
         write_json(record, dict(sorted(missing.items())))
     found = {item: str(path) for item, path in paths.items() if path.exists()}
     reasons = Counter((later | missing).get(item, NO_ADDRESS) for item in addresses if item not in found)

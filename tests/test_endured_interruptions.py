@@ -33,10 +33,10 @@ def test_what_a_killed_process_left_is_cleared_away_by_the_next_write(tmp_path: 
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     names = {
-        "dead": f"a.json.{files.HOST}-{ended.pid}.partial",
-        "at work": f"a.json.{files.HOST}-{os.getppid()}.partial",
-        "of another machine": f"a.json.elsewhere-{ended.pid}.partial",
-        "dead, of another file": f"b.json.{files.HOST}-{ended.pid}.partial",
+        "dead": f"a.json.{files.HOST}-{ended.pid}-1.partial",
+        "at work": f"a.json.{files.HOST}-{os.getppid()}-1.partial",
+        "of another machine": f"a.json.elsewhere-{ended.pid}-1.partial",
+        "dead, of another file": f"b.json.{files.HOST}-{ended.pid}-1.partial",
     }
     for name in names.values():
         (tmp_path / name).touch()
