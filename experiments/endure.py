@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from experiments.endurance.outcome import Endurance, Outcome
 
+GRACE = 10.0  # seconds for a case to put away what it made, once the command is gone
 # `big` first and alone, as it is timed; then the longest first
-GRACE = 10.0  # seconds
 CASES = "big interruptions bad_input processes determinism tracking_down memory disk hostile_files".split()
 
 

@@ -105,74 +105,94 @@ def test_nothing_would_run_a_file() -> None:
     assert {(path, what) for path, _, what in found} == EXCEPTIONS, "each is still one"
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "import pickle",
-        "import pickle as harmless",
-        "from pickle import loads",
-        "from pickle import UnpicklingError, loads",
-        "from joblib import load",
-        "from torch import load",
-        "from torch import hub",
-        "from torch import serialization",
-        "from torch import jit as harmless",
-        "from torch.jit import *",
-        "from torch.serialization import load as harmless",
-        "import torch.jit",
-        "import torch.jit as harmless",
-        "from numpy import *",
-        "from yaml import *",
-        "from hydra import utils",
-        "from hydra.utils import instantiate as harmless",
-        "from hydra.utils import call",
-        "import hydra as h",
-        "import hydra.utils as u",
-        "hydra.utils.instantiate(node)",
-        "hydra.utils.call(node)",
-        "instantiate(node)",
-        "spec.loader.exec_module(module)",
-        "importlib.machinery.SourceFileLoader('a', path).load_module()",
-        "torch.jit.load(path)",
-        "jit = torch.jit",
-        "torch.serialization.load(path)",
-        "torch.package.PackageImporter(path)",
-        "from yaml import load",
-        "from numpy import load",
-        "from os import system",
-        "import torch as t",
-        "import numpy as n",
-        "eval('1')",
-        "exec(code)",
-        "compile(text, name, 'exec')",
-        "builtins.eval('1')",
-        "os.popen(line)",
-        "torch.load(path)",
-        "torch.load(path, weights_only=False)",
-        "torch.load(path, weights_only=given)",
-        "torch.hub.load(name)",
-        "np.load(path)",
-        "np.load(path, allow_pickle=True)",
-        "np.load(path, allow_pickle=given)",
-        "reader(path, allow_pickle=True)",
-        "yaml.load(text, Loader=yaml.Loader)",
-        "yaml.load(text, Loader=yaml.SafeLoader)",
-        "yaml.unsafe_load(text)",
-        "yaml.full_load_all(text)",
-        "AutoModel.from_pretrained(name, trust_remote_code=True)",
-        "AutoModel.from_pretrained(name)",
-        "AutoModel.from_pretrained(name, **options)",
-        "CLASSES[kind].from_pretrained(name)",
-        "CrossEncoder(name)",
-        "FlagReranker(name, trust_remote_code=given)",
-        "options = {'trust_remote_code': True}",
-        "options = {'weights_only': given}",
-        "pd.read_pickle(path)",
-        "subprocess.run(line, shell=True)",
-    ],
-)
+# What is below is source text that `ast` takes apart: no line of it is run.
+IMPORTS = {  # line -> what is found in it
+    "import pickle": "imports pickle",
+    "import pickle as harmless": "imports pickle",
+    "from pickle import loads": "imports pickle",
+    "from pickle import UnpicklingError, loads": "imports pickle",
+    "from joblib import load": "imports joblib",
+    "from torch import load": "imports load of torch",
+    "from torch import hub": "imports torch.hub",
+    "from torch import serialization": "imports torch.serialization",
+    "from torch import jit as harmless": "imports torch.jit",
+    "from torch.jit import *": "imports torch.jit.*",
+    "from torch.serialization import load as harmless": "imports torch.serialization.load",
+    "import torch.jit": "imports torch.jit",
+    "import torch.jit as harmless": "imports torch.jit",
+    "import torch as t": "calls torch t",
+    "from numpy import *": "imports * of numpy",
+    "from numpy import load": "imports load of numpy",
+    "import numpy as n": "calls numpy n",
+    "from yaml import *": "imports * of yaml",
+    "from yaml import load": "imports load of yaml",
+    "from hydra import utils": "imports utils of hydra",
+    "from hydra.utils import instantiate as harmless": "imports instantiate of hydra.utils",
+    "from hydra.utils import call": "imports call of hydra.utils",
+    "import hydra as h": "calls hydra h",
+    "import hydra.utils as u": "calls hydra.utils u",
+    "from os import system": "imports system of os",
+}
+CALLS = {  # what is called -> what it is given, each of which makes it unsafe
+    "eval": ["'1'"],
+    "exec": ["code"],
+    "compile": ["text, name, 'exec'"],
+    "builtins.eval": ["'1'"],
+    "os.popen": ["line"],
+    "pd.read_pickle": ["path"],
+    "torch.load": ["path", "path, weights_only=False", "path, weights_only=given"],
+    "np.load": ["path", "path, allow_pickle=True", "path, allow_pickle=given"],
+    "yaml.load": ["text, Loader=yaml.Loader", "text, Loader=yaml.SafeLoader"],
+    "yaml.unsafe_load": ["text"],
+    "yaml.full_load_all": ["text"],
+    "hydra.utils.instantiate": ["node"],
+    "hydra.utils.call": ["node"],
+    "instantiate": ["node"],
+    "spec.loader.exec_module": ["module"],
+    "importlib.machinery.SourceFileLoader('a', path).load_module": [""],
+}
+CODE = {  # what builds a model from a folder -> what it is given, none of which keeps the folder's code from running
+    "AutoModel.from_pretrained": ["name", "name, **options", "name, trust_remote_code=True"],
+    "CLASSES[kind].from_pretrained": ["name"],
+    "CrossEncoder": ["name"],
+    "FlagReranker": ["name, trust_remote_code=given"],
+}
+ELSEWHERE = {
+    "torch.hub.load(name)": "torch.hub",
+    "torch.jit.load(path)": "torch.jit",
+    "jit = torch.jit": "torch.jit",
+    "torch.serialization.load(path)": "torch.serialization",
+    "torch.package.PackageImporter(path)": "torch.package",
+    "reader(path, allow_pickle=True)": "allow_pickle=True",
+    "options = {'trust_remote_code': True}": "trust_remote_code: True",
+    "options = {'weights_only': given}": "weights_only: given",
+    "subprocess.run(line, shell=True)": "shell=True",
+}
+
+
+def keyword(given: str) -> list[str]:
+    """The last that is given, where it is one of SAFE: it is found too."""
+    last = given.rpartition(", ")[2]
+    return [last] if last.partition("=")[0] in SAFE else []
+
+
+def found(line: str) -> list[str]:
+    return [what for _, what in unsafe(ast.parse(line))]
+
+
+@pytest.mark.parametrize("line", [*IMPORTS, *ELSEWHERE])
 def test_what_would_is_found(line: str) -> None:
-    assert list(unsafe(ast.parse(line)))
+    assert found(line) == [(IMPORTS | ELSEWHERE)[line]]
+
+
+@pytest.mark.parametrize(("called", "given"), [(called, given) for called in CALLS for given in CALLS[called]])
+def test_a_call_that_would_is_found(called: str, given: str) -> None:
+    assert found(f"{called}({given})") == [called, *keyword(given)]
+
+
+@pytest.mark.parametrize(("called", "given"), [(called, given) for called in CODE for given in CODE[called]])
+def test_a_model_that_may_bring_code_is_found(called: str, given: str) -> None:
+    assert found(f"{called}({given})") == [*keyword(given), f"{called} without trust_remote_code=False"]
 
 
 @pytest.mark.parametrize(
@@ -197,4 +217,4 @@ def test_what_would_is_found(line: str) -> None:
     ],
 )
 def test_what_would_not_is_left_in_peace(line: str) -> None:
-    assert not list(unsafe(ast.parse(line)))
+    assert found(line) == []

@@ -258,13 +258,15 @@ def test_a_second_process_says_that_it_waits(tmp_path: Path, caplog: pytest.LogC
     run, held = Run(tmp_path / "runs" / "a"), threading.Event()
 
     def other() -> None:
+        until = time.monotonic() + 60
         with run.lock(tmp_path):
             held.set()
-            time.sleep(0.3)
+            while "waiting for it" not in caplog.text and time.monotonic() < until:
+                time.sleep(0.01)
 
     thread = threading.Thread(target=other)
     thread.start()
-    held.wait()
+    assert held.wait(60)
     with run.alone(tmp_path):
         assert "another process is at work on a; waiting for it" in caplog.text
     thread.join()

@@ -52,6 +52,9 @@ HYDRA = [  # words of a stored run that would set Hydra, or read a config from e
     "-m",
     "experiment=../../evil",
     "experiment=/tmp/evil",
+    "experiment=[/tmp/evil]",
+    "+experiment@a.b=../../x",
+    "+a.b@_global_=x",
 ]
 NOT_STORED = "which no run of this project stores"
 NO_TENSORS = r"reranker\.model=\S+ cannot be loaded \(Error while deserializing header"

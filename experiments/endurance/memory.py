@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from experiments.endurance import small
 from experiments.endurance.outcome import FEWEST_ROUNDS, Endurance, Outcome
@@ -104,7 +103,7 @@ def measured(reranker: str, rounds: int, seed: int, root: Path) -> dict[str, dic
     from experiments.config import configure
 
     steps = [f"trainer.max_steps={max(rounds // 2, 40)}", "trainer.eval_steps=1", "trainer.save_total_limit=1"]
-    experiment = configure(composed(small.words(reranker, root, f"seed={seed}", *FEW, *steps)))
+    experiment = configure(small.composed(small.words(reranker, root, f"seed={seed}", *FEW, *steps)))
     data = stages.open_data(experiment, stages.load(experiment))
     own, training = experiment.reranker, Seen()
     own.checkpoints = root / "checkpoints"
@@ -129,15 +128,6 @@ def measured(reranker: str, rounds: int, seed: int, root: Path) -> dict[str, dic
         texts = [f"item {number} of its own kind" for number in range(20)]
         out["ranked"] = many(rounds, lambda n: loaded.rank(f"query {n}", [*texts, f"text {n} that is new"]))
     return out
-
-
-def composed(words: list[str]) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-
-    from experiments.launch import ROOT
-
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", words)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import io
 import json
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,11 @@ from experiments.endurance.naive_passages import Held, of_folder, same, texts_of
 from experiments.endurance.naive_passages import squad as squad_of
 from experiments.endurance.read_datasets import BOM, handling, in_windows
 from experiments.endurance.read_passages import check_passages
+from experiments.endurance.readers import json_lines
 
+UNESCAPED = partial(json.dumps, ensure_ascii=False)
 TEXTS = ["Câu lạc bộ PTIT, 2011.", "👩‍👩‍👧 & A. the answer", 'Slogan: "từ trái tim"', "A <|im_end|> title; 5 | 6"]
 ASKED = [("Slogan là gì?", ["3"]), ("who, when?", ["1", "4"]), ("A. the answer", ["2", "1"])]
-
-
-def json_lines(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def corpus_rows() -> list[dict[str, Any]]:
@@ -114,11 +113,8 @@ def structured_lines() -> Any:
     passage = st.fixed_dictionaries({"id": anything, "text": anything}, optional={"title": anything})
     query = st.fixed_dictionaries({"query": anything, "relevant": anything}, optional={"id": anything})
 
-    def lines(rows: list[dict[str, Any]]) -> bytes:
-        return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
     def files(passages: list[dict[str, Any]], queries: list[dict[str, Any]]) -> Files:
-        return {"corpus.jsonl": lines(passages), "queries.jsonl": lines(queries)}
+        return {"corpus.jsonl": json_lines(passages), "queries.jsonl": json_lines(queries)}
 
     return st.builds(files, st.lists(passage, max_size=4), st.lists(query, max_size=4))
 
@@ -129,8 +125,8 @@ def structured_lines() -> Any:
 def beir() -> list[Files]:
     rows = [{"_id": row["id"], "title": row["title"], "text": row["text"]} for row in corpus_rows()]
     files = {
-        "corpus.jsonl": json_lines(rows),
-        "queries.jsonl": json_lines([{"_id": row["id"], "text": row["query"]} for row in query_rows()]),
+        "corpus.jsonl": json_lines(rows, UNESCAPED),
+        "queries.jsonl": json_lines([{"_id": row["id"], "text": row["query"]} for row in query_rows()], UNESCAPED),
     }
     pairs = [(row["id"], name) for row in query_rows() for name in row["relevant"]]
     head, lines = "query-id\tcorpus-id\tscore\n", [f"{query}\t{passage}\t1\n" for query, passage in pairs]
@@ -214,7 +210,12 @@ def read_listed(folder: Path, skip: bool) -> bool:
 READERS = [
     Reader("passages as CSV", lambda: tables("csv", lambda rows: separated(rows, ",")), read_tables),
     Reader("passages as TSV", lambda: tables("tsv", lambda rows: separated(rows, "\t")), read_tables),
-    Reader("passages as JSONL", lambda: tables("jsonl", json_lines), read_tables, structured_lines),
+    Reader(
+        "passages as JSONL",
+        lambda: tables("jsonl", lambda rows: json_lines(rows, UNESCAPED)),
+        read_tables,
+        structured_lines,
+    ),
     Reader("passages as parquet", lambda: tables("parquet", columns, text=False), read_tables),
     Reader("passages as XLSX", lambda: tables("xlsx", workbook, text=False), read_tables),
     Reader("a folder of BEIR", beir, read_tables),

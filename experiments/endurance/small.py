@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.launch import ROOT
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 DATA = ["dataset.n_users=120", "dataset.n_items=60", "dataset.mean_length=12", "candidates.size=20"]
 TRAINING = ["trainer.logging_steps=1", "trainer.eval_strategy=steps", "trainer.eval_steps=3", "trainer.max_steps=12"]
@@ -47,6 +51,14 @@ def run(*given: str, timeout: float = LIMIT, **more: str) -> subprocess.Complete
         return subprocess.run(line, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(line, HUNG, "", f"it did not end within {timeout:g} s")
+
+
+def composed(words: list[str]) -> DictConfig:
+    """The config of `train.py <words>`, for a run in this process."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", words)
 
 
 def results(root: Path) -> dict[str, bytes]:
